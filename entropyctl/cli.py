@@ -1,0 +1,61 @@
+"""The `entropyctl` command: finds a stage and hands over. Standard library only, so that help is instant."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+
+from entropyctl import __version__, registry
+
+# Groups for the help page. A stage that no group names (another package's, or new) is listed under "Other".
+GROUPS = {
+    "A training step, in order": ("rollout", "score", "advantage", "mask", "update"),
+    "Measure and predict": ("eval", "fit-law"),
+    "Look at files": ("inspect", "check", "schema"),
+    "Shell": ("completion",),
+}
+EXAMPLE = """\
+  entropyctl rollout --policy run/policy --prompts train.parquet --n 8 \\
+    | entropyctl score --policy run/policy --reward math \\
+    | entropyctl advantage grpo | entropyctl mask clip-v \\
+    | entropyctl update --policy run/policy --publish"""
+
+
+def help_text() -> str:
+    """The root help page, with one line for each stage taken from the stage's file."""
+    listed = {name for group in GROUPS.values() for name in group}
+    groups = dict(GROUPS)
+    if other := tuple(name for name in registry.names("stages") if name not in listed):
+        groups["Other"] = other
+    known = registry.names("stages")
+    lines = ["Usage: entropyctl STAGE [OPTIONS] [INPUT...]", ""]
+    lines += ["The training loop of entropy-controlled RL, as programs that share one table.", ""]
+    for title, stage_names in groups.items():
+        lines.append(f"{title}:")
+        lines += [f"  {name:<11} {registry.summary('stages', name)}" for name in stage_names if name in known]
+        lines.append("")
+    lines += ["A training step as one pipe:", EXAMPLE, ""]
+    lines += ["`entropyctl STAGE --help` tells the rest. A program `entropyctl-NAME` on PATH is a stage too."]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run `entropyctl` with `argv` (default: the process's arguments). Always ends by `SystemExit`."""
+    args = sys.argv[1:] if argv is None else argv
+    if not args or args[0] in ("--help", "-h", "help"):
+        print(help_text())
+        raise SystemExit(0 if args else 2)
+    if args[0] in ("--version", "-V"):
+        print(f"entropyctl {__version__}")
+        raise SystemExit(0)
+    name, rest = args[0], args[1:]
+    module = registry.load_module("stages", name)
+    if module is not None:
+        run = module if callable(module) else module.run
+        raise SystemExit(run(rest))
+    if external := shutil.which(f"entropyctl-{name}"):
+        os.execv(external, [external, *rest])
+    known = ", ".join(registry.names("stages"))
+    print(f"entropyctl: there is no stage '{name}'; known: {known}", file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,195 @@
+"""From a stage's function to its command: shared flags, configuration, messages and exit codes.
+
+Imports typer and nothing heavier; a stage's function imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import sys
+import tomllib
+import traceback
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from entropyctl.errors import EntropyctlError, InputError, UsageError
+
+# Flags that stages share, declared once.
+Inputs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[INPUT]...",
+        help="Files, directories or globs, laid over one another by key; '-' or nothing reads a stream from stdin.",
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option("-o", "--output", metavar="FILE", help="Parquet file to write; without it, a stream to stdout."),
+]
+Tee = Annotated[str | None, typer.Option(metavar="FILE", help="Also keep a Parquet file while streaming on.")]
+OnlyNew = Annotated[
+    bool, typer.Option("--only-new", help="Write the key and the columns that this stage made, no others.")
+]
+AllowMismatch = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FIELD",
+        help="Accept inputs that disagree on this field (sampling.temperature, ...); may be repeated, and is recorded.",
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the summary as one JSON object, on stderr when stdout is data.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
+Policy = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="Checkpoint directory, or a directory of versions with `latest`."),
+]
+Dtype = Annotated[str, typer.Option(metavar="float32|bfloat16", help="Number type of the weights while computing.")]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where the model computes.")]
+TokenBudget = Annotated[int, typer.Option(metavar="N", help="Most tokens, padding included, in one forward pass.")]
+
+EPILOG = "An option that is not given is read from ENTROPYCTL_STAGE_OPTION, then from --config (or ENTROPYCTL_CONFIG)."
+
+_Config = Annotated[
+    str | None,
+    typer.Option(
+        "--config", metavar="FILE", help="TOML file with defaults: a table for each stage, its options as keys."
+    ),
+]
+_Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def run(stage: str, function: Callable[..., object], argv: list[str]) -> int:
+    """Run a stage's function as a command and turn what happens into an exit status.
+
+    Options come from the flag, then `ENTROPYCTL_<STAGE>_<OPTION>`, then the `[stage]` table of `--config`,
+    then the function's default.
+    """
+    _end_on_sigterm()
+    debug = "--debug" in argv
+    try:
+        command = typer.main.get_command(_app(function))
+        prefix = f"ENTROPYCTL_{stage}".upper().replace("-", "_").replace(" ", "_").replace("+", "P")
+        defaults = _defaults(stage, argv)
+        result = command.main(
+            args=argv,
+            prog_name=f"entropyctl {stage}",
+            standalone_mode=False,
+            auto_envvar_prefix=prefix,
+            default_map=defaults,
+        )
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except BrokenPipeError:
+        # The reader has enough. Whatever Python still wants to flush at exit must not raise again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, _Terminated) as ended:
+        return 128 + (signal.SIGINT if isinstance(ended, KeyboardInterrupt) else signal.SIGTERM)
+    except Exception as error:
+        return _report(stage, error, debug)
+
+
+def _report(stage: str, error: Exception, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    if isinstance(error, EntropyctlError):
+        message, code = str(error), error.exit_code
+    elif hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a usage error of typer's
+        message, code = f"{_usage_message(error)}; see `entropyctl {stage} --help`", 2
+    elif type(error).__name__ == "Abort":
+        message, code = "interrupted", 130
+    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        message, code = "out of memory; lower --token-budget or the batch, or use a smaller step", 7
+    else:
+        message = f"internal error: {type(error).__name__}: {error}; run again with --debug and report it"
+        code = 1
+    print(f"entropyctl {stage}: {one_line(message)}", file=sys.stderr)
+    return code
+
+
+def _usage_message(error: Any) -> str:
+    message: str = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoSuchOption" and context is not None:
+        known = sorted({o for p in context.command.params for o in p.opts if o.startswith("--")} | {"--help"})
+        message = f"{message}; known: {', '.join(known)}"
+    return message
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks and without control characters, which an attacker's data could hide in a message."""
+    return "".join(char if char.isprintable() else " " for char in " ".join(text.split()))
+
+
+def _app(function: Callable[..., object]) -> typer.Typer:
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command(help=as_help(inspect.getdoc(function) or ""), epilog=EPILOG)(_with_common_flags(function))
+    return app
+
+
+def as_help(doc: str) -> str:
+    """A docstring for the terminal: paragraphs keep their line breaks, and the Args section is left to the flags."""
+    body = doc.partition("\nArgs:")[0].rstrip()
+    return "\n\n".join(f"\b\n{paragraph}" for paragraph in body.split("\n\n"))
+
+
+def _with_common_flags(function: Callable[..., object]) -> Callable[..., object]:
+    signature = inspect.signature(function, eval_str=True)
+
+    def command(**options: Any) -> object:
+        options.pop("config"), options.pop("debug")
+        return function(**options)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    params = [p.replace(kind=keyword) for p in signature.parameters.values()]
+    params.append(inspect.Parameter("config", keyword, default=None, annotation=_Config))
+    params.append(inspect.Parameter("debug", keyword, default=False, annotation=_Debug))
+    for param in params:
+        for option in getattr(param.annotation, "__metadata__", ()):
+            option.show_envvar = False  # every option has one; the epilog says so once
+    command.__signature__ = inspect.Signature(params)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in params}
+    return command
+
+
+def _defaults(stage: str, argv: list[str]) -> dict[str, Any]:
+    """The stage's table of the configuration file, as typer wants it."""
+    path = os.environ.get("ENTROPYCTL_CONFIG")
+    for i, word in enumerate(argv):
+        if word == "--config" and i + 1 < len(argv):
+            path = argv[i + 1]
+        elif word.startswith("--config="):
+            path = word.partition("=")[2]
+    if path is None:
+        return {}
+    try:
+        with open(path, "rb") as file:
+            tables = tomllib.load(file)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check --config") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: is not TOML ({error}); mend it") from None
+    table: Any = tables
+    for name in stage.split():  # `mask clip-v` reads [mask.clip-v]
+        table = table.get(name, {})
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: '{stage}' must be a table; write [{stage}]")
+    return {key.replace("-", "_"): value for key, value in table.items() if not isinstance(value, dict)}
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception, so that unfinished files are taken away."""
+
+
+def _end_on_sigterm() -> None:
+    def end(*_: object) -> NoReturn:
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, end)

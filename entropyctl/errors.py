@@ -1,0 +1,67 @@
+"""What can go wrong, and the exit status that says so.
+
+A library function raises one of these with one line that names the file, the fault and the
+remedy; the command line prints the line and ends with `exit_code`.
+"""
+
+from __future__ import annotations
+
+
+class EntropyctlError(Exception):
+    """A fault that a user can act on. The message is one line: `FILE: what is wrong; what to do`."""
+
+    exit_code = 1
+
+
+class UsageError(EntropyctlError):
+    """The command line asks for something that does not exist or does not make sense."""
+
+    exit_code = 2
+
+
+class InputError(EntropyctlError):
+    """An input is missing, corrupt, or lacks something that the stage needs."""
+
+    exit_code = 3
+
+
+class StreamEndedEarly(EntropyctlError):
+    """A stream ended without its end record: the program that wrote it died."""
+
+    exit_code = 4
+
+
+class MismatchError(EntropyctlError):
+    """Inputs that do not belong together: other policy, temperature, tokenizer or rollouts."""
+
+    exit_code = 5
+
+
+class OutputError(EntropyctlError):
+    """The output cannot be written: disk full, no permission."""
+
+    exit_code = 6
+
+
+class ResourceError(EntropyctlError):
+    """A resource limit was reached."""
+
+    exit_code = 7
+
+
+class EngineError(EntropyctlError):
+    """An engine or a device failed, or a model computed something that is not a number."""
+
+    exit_code = 8
+
+
+class ThresholdCrossed(EntropyctlError):
+    """A threshold that the user asked for was crossed."""
+
+    exit_code = 10
+
+
+class Locked(EntropyctlError):
+    """Another run holds the lock."""
+
+    exit_code = 11

@@ -1,0 +1,30 @@
+"""Which tokens lie outside a band around zero: shared by Clip_B and Clip_V."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from entropyctl.masks._compiled import Array
+
+# Below this deviation the authors' code clips nothing: all tokens are alike.
+SMALLEST_DEVIATION = 1e-12
+
+
+def outliers(centred_N: Array, sigma: float, mu_low: float, mu_high: float, sides: str) -> Array:
+    """True where a score lies outside [-mu_low sigma, mu_high sigma]; the boundary itself is inside.
+
+    Args:
+        centred_N: scores about the point that counts as zero.
+        sigma: their deviation.
+        mu_low: width of the band below zero, in deviations.
+        mu_high: width above zero.
+        sides: "low", "high" or "both": which bound is tested.
+    """
+    outside_N = np.zeros(len(centred_N), bool)
+    if sigma < SMALLEST_DEVIATION:
+        return outside_N
+    if sides in ("low", "both"):
+        outside_N |= centred_N < -mu_low * sigma
+    if sides in ("high", "both"):
+        outside_N |= centred_N > mu_high * sigma
+    return outside_N

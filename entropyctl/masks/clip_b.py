@@ -1,0 +1,58 @@
+"""Clip_B: drop tokens whose S* lies far below the batch mean (2602.03392)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from entropyctl.masks._clip import outliers
+from entropyctl.masks._compiled import Array, Compiled, removed
+
+
+def clip_b(
+    s_star: Array,
+    advantages: Array,
+    loss_mask: Array,
+    *,
+    mu: float = 2.5,
+    mu_high: float | None = None,
+    sides: Literal["low", "high", "both"] | None = None,
+    apply_to: Literal["negative", "positive", "both"] | None = None,
+    variant: Literal["paper", "trinity"] = "trinity",
+) -> Compiled:
+    """Clip_B: drop tokens whose S* lies far below the batch mean.
+
+    keep_t = [ -mu sigma <= S*_t - mean(S*) <= mu_high sigma ],  S*_t = p (H + log p),
+    with mean and population deviation sigma over all valid tokens of the step.
+
+    Paper: Entropy dynamics in RL fine-tuning, arXiv 2602.03392 (default mu 2.5, sweep 2.0 to 3.0).
+    Code: Trinity-RFT, clipb_advantage.py.
+
+    Where they differ: the code (variant trinity, the default) drops only tokens with A < 0 on the low side,
+    and shrinks the loss's denominator; the text (variant paper) is two-sided on all tokens, and here keeps
+    the denominator. The code takes log p from the sampling engine and H from the trainer; here both are of
+    the scoring policy.
+
+    Args:
+        s_star: `[N]` S* of the tokens, nats.
+        advantages: `[N]` A.
+        loss_mask: `[N]` True where the token is counted.
+        mu: deviations below the mean at which a token is dropped.
+        mu_high: the same above the mean; mu when not given.
+        sides: which side is tested; default low (trinity) or both (paper).
+        apply_to: which sign of A is tested; default negative (trinity) or both (paper).
+        variant: the authors' code or the paper's text.
+    """
+    score_N = np.asarray(s_star, np.float64)
+    valid_N = np.asarray(loss_mask, bool)
+    count = max(int(valid_N.sum()), 1)
+    mean = float(score_N[valid_N].sum()) / count
+    sigma = float(np.sqrt(((score_N[valid_N] - mean) ** 2).sum() / count))
+    sides = sides or ("low" if variant == "trinity" else "both")
+    apply_to = apply_to or ("negative" if variant == "trinity" else "both")
+    drop_N = valid_N & outliers(score_N - mean, sigma, mu, mu if mu_high is None else mu_high, sides)
+    sign_N = np.sign(advantages)
+    if apply_to != "both":
+        drop_N &= sign_N == (-1 if apply_to == "negative" else 1)
+    return removed(~drop_N, valid_N, counted=variant == "paper")

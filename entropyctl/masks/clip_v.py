@@ -1,0 +1,78 @@
+"""Clip_V: drop tokens whose S* lies far below its vocabulary mean E[S] (2602.03392)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from entropyctl.masks._clip import outliers
+from entropyctl.masks._compiled import Array, Compiled, removed
+
+
+def clip_v(
+    s_star: Array,
+    expected_s: Array,
+    advantages: Array,
+    loss_mask: Array,
+    *,
+    mu: float = 8.5,
+    mu_high: float | None = None,
+    sides: Literal["low", "high", "both"] | None = None,
+    apply_to: Literal["negative", "positive", "both"] | None = None,
+    max_frac: float | None = None,
+    variant: Literal["paper", "trinity"] = "trinity",
+) -> Compiled:
+    """Clip_V: drop tokens whose S* lies far below its vocabulary mean E[S].
+
+    keep_t = [ -mu sigma <= S*_t - E[S]_t <= mu_high sigma ],  sigma = population deviation of S* - E[S]
+    over all valid tokens of the step. The mean is taken as 0 (Corollary 3.5), so scores are not re-centred.
+
+    Paper: Entropy dynamics in RL fine-tuning, arXiv 2602.03392 (mu 7.5 to 8.5).
+    Code: Trinity-RFT, clipv_advantage.py.
+
+    Where they differ: the code (variant trinity, the default) tests only the low side, spares A > 0 and tests
+    A = 0, caps what it drops at max_frac (1e-4) of the tokens, keeping the worst, and shrinks the loss's
+    denominator. The cap is in no text. The text (variant paper) is two-sided on all tokens without a cap, and
+    here keeps the denominator. The code's constructor says mu = 2.0, its configuration 8.5.
+
+    Args:
+        s_star: `[N]` S* of the tokens, nats.
+        expected_s: `[N]` E[S], nats.
+        advantages: `[N]` A.
+        loss_mask: `[N]` True where the token is counted.
+        mu: deviations below E[S] at which a token is dropped.
+        mu_high: the same above E[S]; mu when not given.
+        sides: which side is tested; default low (trinity) or both (paper).
+        apply_to: which sign of A is tested; default negative (trinity, with A = 0 too) or both (paper).
+        max_frac: most tokens that may be dropped, as a fraction; at least one; default 1e-4 (trinity) or 1 (paper).
+        variant: the authors' code or the paper's text.
+    """
+    centred_N = np.asarray(s_star, np.float64) - np.asarray(expected_s, np.float64)
+    valid_N = np.asarray(loss_mask, bool)
+    sigma = float(centred_N[valid_N].std()) if valid_N.any() else 0.0
+    sides = sides or ("low" if variant == "trinity" else "both")
+    apply_to = apply_to or ("negative" if variant == "trinity" else "both")
+    if max_frac is None:
+        max_frac = 1e-4 if variant == "trinity" else 1.0
+    drop_N = valid_N & outliers(centred_N, sigma, mu, mu if mu_high is None else mu_high, sides)
+    sign_N = np.sign(advantages)
+    if apply_to != "both":
+        drop_N &= sign_N != (1 if apply_to == "negative" else -1)
+    drop_N = _worst(drop_N, np.abs(centred_N), sign_N, int(valid_N.sum()), max_frac)
+    return removed(~drop_N, valid_N, counted=variant == "paper")
+
+
+def _worst(drop_N: Array, excess_N: Array, sign_N: Array, count: int, max_frac: float) -> Array:
+    """At most max_frac of the tokens, and those that lie furthest out.
+
+    Tokens with A = 0 carry no policy gradient; as in the authors' code they are dropped beyond the cap.
+    """
+    if drop_N.sum() <= max_frac * count:
+        return drop_N
+    cap = max(int(max_frac * count), 1)
+    candidates = np.flatnonzero(drop_N & (sign_N != 0))
+    kept = candidates[np.argsort(-excess_N[candidates], kind="stable")[:cap]]
+    capped_N = drop_N & (sign_N == 0)
+    capped_N[kept] = True
+    return capped_N

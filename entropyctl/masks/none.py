@@ -1,0 +1,16 @@
+"""No entropy control: every token as it is."""
+
+from __future__ import annotations
+
+from entropyctl.masks._compiled import Array, Compiled
+
+
+def none(loss_mask: Array) -> Compiled:
+    """No entropy control: every token as it is.
+
+    w_t = 1, c_t = 0. The control experiment, and a way to compare the other methods' summaries with plain GRPO.
+
+    Args:
+        loss_mask: `[N]`, True where the policy chose the token.
+    """
+    return Compiled(loss_mask=loss_mask)

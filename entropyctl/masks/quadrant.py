@@ -1,0 +1,58 @@
+"""Quadrant: keep the gradients of chosen signs of A and S* (the gradient-mask experiments of 2602.03392)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from entropyctl.errors import UsageError
+from entropyctl.masks._compiled import Array, Compiled, removed
+
+QUADRANTS = {"pos-high": (1, 1), "pos-low": (1, -1), "neg-high": (-1, 1), "neg-low": (-1, -1)}
+
+
+def quadrant(
+    s_star: Array,
+    expected_s: Array,
+    advantages: Array,
+    loss_mask: Array,
+    *,
+    keep: str = "pos-low,neg-high",
+    score: Literal["centred", "s-star"] = "centred",
+    variant: Literal["paper", "trinity"] = "paper",
+) -> Compiled:
+    """Quadrant: keep the gradients of chosen signs of A and S*.
+
+    A > 0, S > 0 (pos-high) lowers the entropy;  A > 0, S < 0 (pos-low) raises it;
+    A < 0, S > 0 (neg-high) raises it;           A < 0, S < 0 (neg-low) lowers it.
+    w_t = 1 in the quadrants that are kept, 0 in the others; tokens with A = 0 or S = 0 are in none and stay.
+
+    Paper: Entropy dynamics in RL fine-tuning, arXiv 2602.03392, which keeps one quadrant at a time. It plots
+    S*; the exact first-order sign is that of S* - E[S] (Theorem 3.3), the default here.
+
+    Where implementations differ: no code was published for this experiment. Variant paper keeps removed
+    tokens in the loss's denominator; variant trinity drops them from it, as that code base's clips do.
+
+    Args:
+        s_star: `[N]` S* of the tokens, nats.
+        expected_s: `[N]` E[S], nats.
+        advantages: `[N]` A.
+        loss_mask: `[N]` True where the token is counted.
+        keep: comma-separated quadrants out of pos-high, pos-low, neg-high, neg-low.
+        score: S* - E[S] (centred) or S* itself (s-star).
+        variant: whether removed tokens are counted (paper) or not (trinity).
+
+    Raises:
+        UsageError: a name in keep is no quadrant.
+    """
+    wanted = [name.strip() for name in keep.split(",") if name.strip()]
+    for name in wanted:
+        if name not in QUADRANTS:
+            raise UsageError(f"--keep: there is no quadrant '{name}'; known: {', '.join(QUADRANTS)}")
+    score_N = np.sign(np.asarray(s_star) - np.asarray(expected_s) if score == "centred" else np.asarray(s_star))
+    sign_N = np.sign(advantages)
+    keep_N = (sign_N == 0) | (score_N == 0)
+    for name in wanted:
+        keep_N |= (sign_N == QUADRANTS[name][0]) & (score_N == QUADRANTS[name][1])
+    return removed(keep_N, np.asarray(loss_mask, bool), counted=variant == "paper")

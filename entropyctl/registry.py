@@ -1,0 +1,92 @@
+"""Finding stages and methods by name. Standard library only: `entropyctl --help` runs through here.
+
+A stage is a file in `stages/`; a method is a file in `masks/`, `advantages/`, ... that holds a function
+of the file's own name. Adding the file is the whole registration. Other packages add theirs through
+entry points (`entropyctl.masks`, `entropyctl.stages`, ...); they never replace a built-in name.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from entropyctl.errors import UsageError
+
+
+def command_name(module_name: str) -> str:
+    """`clip_v` as a user types it: `clip-v`."""
+    return module_name.replace("_", "-")
+
+
+@cache
+def _folder(kind: str) -> Path:
+    spec = importlib.util.find_spec(f"entropyctl.{kind}")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"entropyctl.{kind}")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+@cache
+def _files(kind: str) -> dict[str, Path]:
+    """The files of a kind, by command name. A file that begins with `_` is no method but a shared part."""
+    paths = sorted(_folder(kind).glob("*.py"))
+    return {command_name(path.stem): path for path in paths if not path.stem.startswith("_")}
+
+
+@cache
+def _entry_points(kind: str) -> dict[str, Any]:
+    # Imported here: importlib.metadata doubles the time of `entropyctl --help`, and the built-in names need none.
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group=f"entropyctl.{kind}")}
+
+
+def names(kind: str) -> list[str]:
+    """Every name of a kind: the built-in ones, then those of other packages."""
+    builtin = _files(kind)
+    return [*builtin, *sorted(set(_entry_points(kind)) - set(builtin))]
+
+
+def summary(kind: str, name: str) -> str:
+    """The first line of a built-in file's docstring, read without importing the file."""
+    path = _files(kind).get(name)
+    if path is None:
+        return f"(from {_entry_points(kind)[name].value.split(':')[0]})"
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+
+def load_module(kind: str, name: str) -> Any:
+    """The module behind a name: a built-in file, else what an entry point names; None when there is neither."""
+    path = _files(kind).get(name)
+    if path is not None:
+        return importlib.import_module(f"entropyctl.{kind}.{path.stem}")
+    point = _entry_points(kind).get(name)
+    return None if point is None else point.load()
+
+
+def load_function(kind: str, name: str) -> Callable[..., Any]:
+    """The function behind a method's name.
+
+    Raises:
+        UsageError: no such name; the message lists the known ones.
+    """
+    found = load_module(kind, name)
+    if found is None:
+        raise UsageError(f"there is no '{name}' in {kind}; known: {', '.join(names(kind))}")
+    if callable(found):
+        return found
+    function = getattr(found, name.replace("-", "_"))
+    return function
+
+
+def columns_of(function: Callable[..., Any]) -> list[str]:
+    """The columns that a method reads: the names of its positional parameters."""
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]

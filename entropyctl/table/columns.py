@@ -1,0 +1,95 @@
+"""List columns as flat numpy arrays, and back, by buffers: no copies and no pandas.
+
+`N` tokens of a step, `B` rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from entropyctl.table.types import list_of
+
+Array = npt.NDArray[Any]
+
+
+def buffer_view(array: pa.Array, dtype: Any) -> Array:
+    """The values of a fixed-width array without nulls, `[len]`; `pyarrow.Array.to_numpy` would import pandas."""
+    if pa.types.is_boolean(array.type):
+        bits = np.frombuffer(array.buffers()[1] or b"", np.uint8)
+        return np.unpackbits(bits, bitorder="little")[array.offset : array.offset + len(array)].view(np.bool_)
+    data = array.buffers()[1]
+    if data is None:
+        return np.empty(0, dtype)
+    width = np.dtype(dtype).itemsize
+    return np.frombuffer(data, dtype, len(array), array.offset * width)
+
+
+def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column as one array."""
+    if isinstance(column, pa.Array):
+        return column
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    combined = column.combine_chunks()
+    # pyarrow 17 returns a ChunkedArray for an empty column, later ones an Array.
+    return combined if isinstance(combined, pa.Array) else pa.array([], column.type)
+
+
+def row_values(column: pa.ChunkedArray | pa.Array) -> Array:
+    """A number or boolean per row, `[B]`."""
+    array = one_chunk(column)
+    return buffer_view(array, np.dtype(array.type.to_pandas_dtype()))
+
+
+def row_lengths(column: pa.ChunkedArray | pa.Array) -> Array:
+    """Length of each row's list, `[B]` int64; 0 for a null list."""
+    lengths = one_chunk(column).value_lengths()
+    if lengths.null_count:
+        lengths = lengths.fill_null(0)
+    return buffer_view(lengths, np.dtype(lengths.type.to_pandas_dtype())).astype(np.int64)
+
+
+def flat_values(column: pa.ChunkedArray | pa.Array) -> Array:
+    """All rows' lists behind one another, `[N]`."""
+    values = one_chunk(column).flatten()
+    return buffer_view(values, np.dtype(values.type.to_pandas_dtype()))
+
+
+def row_of_token(lengths: Array) -> Array:
+    """For each token the row that it belongs to, `[N]` int64."""
+    return np.repeat(np.arange(len(lengths)), lengths)
+
+
+def _to_arrow(values: Array, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_boolean(kind):
+        bits = np.packbits(values.astype(np.bool_), bitorder="little")
+        return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(bits)])
+    data = np.ascontiguousarray(values, np.dtype(kind.to_pandas_dtype()))
+    return pa.Array.from_buffers(kind, len(data), [None, pa.py_buffer(data)])
+
+
+def row_column(values: Array, kind: pa.DataType) -> pa.Array:
+    """A column of one number or boolean per row out of `[B]`."""
+    return _to_arrow(np.asarray(values), kind)
+
+
+def list_column(values: Array, lengths: Array, element: pa.DataType) -> pa.Array:
+    """A list column out of its flat values `[N]` and the rows' lengths `[B]`."""
+    if len(values) != lengths.sum():
+        raise ValueError(f"{len(values)} values do not fill rows of {lengths.sum()} in total")
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    items = _to_arrow(values, element)
+    return pa.Array.from_buffers(list_of(element), len(lengths), [None, pa.py_buffer(offsets)], children=[items])
+
+
+def with_column(rows: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """The table with a column added, or replaced in its place."""
+    index = rows.schema.get_field_index(name)
+    if index < 0:
+        return rows.append_column(name, column)
+    return rows.set_column(index, name, column)

@@ -1,0 +1,90 @@
+"""How a file was made: a chain of records, one for each program that worked on it, oldest first.
+
+The chain is handed to the writer explicitly, never taken from "whatever the table carries": joining,
+grouping and a trip through another library all drop Arrow metadata.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+from entropyctl.table.header import Header, Record
+from entropyctl.version import __version__
+
+
+def new_record(stage: str, params: dict[str, Any], **facts: Any) -> Record:
+    """A record for a run of a stage that begins now; the writer adds inputs, rows and duration at the end.
+
+    Args:
+        stage: name of the stage, with the method where there is one: `mask clip-v`.
+        params: every parameter with the value that was used, defaults included.
+        facts: what else is worth knowing: `policy` (digest), `seed`, ...
+    """
+    return {
+        "id": uuid.uuid4().hex[:16],
+        "stage": stage,
+        "version": __version__,
+        "command": ["entropyctl", *sys.argv[1:]],
+        "params": params,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **facts,
+    }
+
+
+def unknown_record(path: str) -> Record:
+    """The beginning of a chain whose file another program wrote."""
+    return {"id": uuid.uuid4().hex[:16], "stage": "unknown", "command": [], "inputs": [{"path": path}]}
+
+
+def merge_chains(chains: list[list[Record]]) -> list[Record]:
+    """One chain out of several inputs': every record once, those of the first input first."""
+    merged: dict[str, Record] = {}
+    for chain in chains:
+        for record in chain:
+            # A stream's chain is completed at its end; the later, fuller copy of a record wins.
+            merged[record["id"]] = {**merged.get(record["id"], {}), **record}
+    return list(merged.values())
+
+
+def finished(record: Record, began: float, inputs: list[dict[str, Any]], rows: int, summary: dict[str, Any]) -> Record:
+    """The record of a run that has succeeded."""
+    rows_in = [entry["rows"] for entry in inputs if entry.get("rows") is not None]
+    done = {**record, "inputs": inputs, "rows": rows, "seconds": round(time.monotonic() - began, 3)}
+    if rows_in:
+        done["rows_in"] = rows_in[0]
+    if summary:
+        done["summary"] = summary
+    return done
+
+
+def narrowed(header: Header) -> bool:
+    """Whether a stage in this chain wrote fewer rows than it read (`advantage --keep-groups`)."""
+    return any(record.get("rows_in", 0) > record.get("rows", 0) for record in header.chain)
+
+
+def related(a: Header, b: Header) -> bool:
+    """Whether two tables were made from the same rollouts; True where one of them does not know its origin."""
+    ids_a = {record["id"] for record in a.chain if record["stage"] != "unknown"}
+    ids_b = {record["id"] for record in b.chain if record["stage"] != "unknown"}
+    return not ids_a or not ids_b or not ids_a.isdisjoint(ids_b)
+
+
+def as_commands(chain: list[Record]) -> list[str]:
+    """The chain as shell commands to paste, one pipeline a line; a comment where an origin is unknown."""
+    lines: list[str] = []
+    for record in chain:
+        inputs = [entry["path"] for entry in record.get("inputs", [])]
+        if record["stage"] == "unknown":
+            lines.append(f"# {', '.join(inputs) or 'unknown'}: written by another program")
+            continue
+        command = shlex.join(record["command"])
+        if "-" in inputs and lines and not lines[-1].startswith("#"):
+            lines[-1] += f" | {command}"
+        else:
+            lines.append(command)
+    return lines

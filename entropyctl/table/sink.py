@@ -1,0 +1,187 @@
+"""Writing tables: a file, a stream, or both; on success alone.
+
+with read(inputs) as source, write("masked.parquet", "masked", record, source) as sink:
+    for step in source:
+        sink.put(step.number, mask(step.rows))
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from entropyctl.errors import EntropyctlError, UsageError
+from entropyctl.table.columns import buffer_view, one_chunk
+from entropyctl.table.conform import check_lengths
+from entropyctl.table.header import Context, Header, Record
+from entropyctl.table.parquet_sink import ParquetSink
+from entropyctl.table.provenance import finished, merge_chains
+from entropyctl.table.schema import KEY, known_column, load_schema
+from entropyctl.table.source import Source
+from entropyctl.table.stream_sink import StreamSink
+from entropyctl.table.types import is_list
+
+
+class _Writer(Protocol):
+    def put(self, number: int, rows: pa.Table) -> None: ...
+    def commit(self, header: Header) -> None: ...
+    def abort(self) -> None: ...
+
+
+class Sink:
+    """Where a stage's steps go. Leaving the `with` block without an exception commits; any exception aborts."""
+
+    def __init__(
+        self,
+        output: str | None,
+        table: str,
+        record: Record,
+        source: Source | None = None,
+        *,
+        context: Context | None = None,
+        only: Sequence[str] | None = None,
+        tee: str | None = None,
+        stdout: BinaryIO | None = None,
+        inputs: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        """Prepare the output; files are opened when the first step arrives.
+
+        Args:
+            output: path of a Parquet file; None or "-" streams to standard output.
+            table: name of the table that is written.
+            record: this run's record of provenance.
+            source: what the rows are made from; gives the chain, the context and the columns.
+            context: facts of the sampling to add to the source's.
+            only: write the key and these columns alone.
+            tee: path of a Parquet file to keep while streaming on.
+            stdout: the stream that "-" means; the process's standard output by default.
+            inputs: what the record says of inputs that are not tables (prompts, for example).
+
+        Raises:
+            UsageError: the output would be binary data on a terminal.
+        """
+        self._streams = output in (None, "-")
+        self._stdout = stdout
+        if self._streams and stdout is None and sys.stdout.isatty():
+            raise UsageError("will not write binary data to a terminal; give -o FILE, or pipe into the next stage")
+        self._paths = [path for path in (None if self._streams else output, tee) if path]
+        self.table, self.record, self.source = table, record, source
+        self._context = {**(source.context if source else {}), **(context or {})}
+        self._only = None if only is None else [*KEY, *(n for n in only if n not in KEY)]
+        self._inputs = list(inputs)
+        self._writers: list[_Writer] | None = None
+        self._schema: pa.Schema | None = None
+        self._began = time.monotonic()
+        self._summary: dict[str, Any] = {}
+        self.rows = 0
+        self.rows_read = 0
+
+    def put(self, number: int, rows: pa.Table, rows_read: int | None = None) -> None:
+        """Write the rows of a step.
+
+        Args:
+            number: the step.
+            rows: its rows; a column that is not of the contract passes through as it is.
+            rows_read: how many rows of the source they were made from; as many as there are by default.
+        """
+        if self._only is not None:
+            rows = rows.select([n for n in self._only if n in rows.column_names])
+        rows = rows.replace_schema_metadata(None)
+        if self._writers is None:
+            self._open(_writable(rows.schema))
+        assert self._schema is not None and self._writers is not None
+        if rows.schema != self._schema:
+            rows = rows.select(self._schema.names).cast(self._schema)
+        check_lengths(rows, f"{self.record['stage']}: its output")
+        _refuse_nan(rows, self.record["stage"])
+        self.rows += rows.num_rows
+        self.rows_read += rows.num_rows if rows_read is None else rows_read
+        for writer in self._writers:
+            writer.put(number, rows)
+
+    def summarise(self, **summary: Any) -> None:
+        """Numbers for the record of provenance; for a stream they travel in its end record."""
+        self._summary |= summary
+
+    def _open(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        header = self._header(self.record)
+        self._writers = []
+        for path in self._paths:
+            self._writers.append(ParquetSink(path, schema, header))
+        if self._streams:
+            self._writers.append(StreamSink(self._stdout or _raw_stdout(), schema, header))
+
+    def _header(self, record: Record) -> Header:
+        chain = self.source.chain if self.source else []
+        return Header(self.table, self._context, merge_chains([chain, [record]]))
+
+    def _commit(self) -> None:
+        if self._writers is None:
+            self._open(self._empty_schema())
+        assert self._writers is not None
+        origins = self.source.origins(self.rows_read) if self.source else self._inputs
+        header = self._header(finished(self.record, self._began, origins, self.rows, self._summary))
+        for writer in reversed(self._writers):
+            # The stream first: when its reader has gone, no file is committed either.
+            writer.commit(header)
+
+    def _empty_schema(self) -> pa.Schema:
+        """Columns of an output without rows: the source's, and what the table adds to them."""
+        fields = {field.name: field for field in (self.source.schema if self.source else [])}
+        made = self.record["stage"].split()[0]
+        for column in load_schema(self.table).columns:
+            if column.name not in fields and (not self.source or column.made_by.split()[0] == made):
+                fields[column.name] = pa.field(column.name, column.arrow_type)
+        return pa.schema([f for n, f in fields.items() if self._only is None or n in self._only])
+
+    def _abort(self) -> None:
+        for writer in self._writers or []:
+            writer.abort()
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is not None:
+            self._abort()
+            return
+        try:
+            self._commit()
+        except BaseException:
+            self._abort()
+            raise
+
+
+write = Sink
+
+
+def _raw_stdout() -> BinaryIO:
+    return sys.stdout.buffer
+
+
+def _writable(schema: pa.Schema) -> pa.Schema:
+    fields = []
+    for field in schema:
+        column = known_column(field.name)
+        same = column is not None and (field.type == column.arrow_type or is_list(field.type))
+        fields.append(pa.field(field.name, column.arrow_type if column is not None and same else field.type))
+    return pa.schema(fields)
+
+
+def _refuse_nan(rows: pa.Table, stage: str) -> None:
+    """NaN is never written: a null list means "not computed", and anything else is a fault to report here."""
+    for field in rows.schema:
+        leaf = field.type.value_type if is_list(field.type) else field.type
+        if known_column(field.name) is None or not pa.types.is_floating(leaf):
+            continue
+        array = one_chunk(rows[field.name])
+        values = array.flatten() if is_list(field.type) else array.drop_null()
+        if np.isnan(buffer_view(values, np.dtype(leaf.to_pandas_dtype()))).any():
+            raise EntropyctlError(f"{stage}: computed NaN in column '{field.name}'; this is a bug, please report it")

@@ -1,0 +1,250 @@
+"""Reading tables: any number of inputs, laid over one another by key, step by step.
+
+with read(["scored.parquet", "masks.parquet"], columns=["logprobs", "weights"]) as source:
+    for step in source:
+        step.number, step.rows
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import BinaryIO, NamedTuple, Protocol
+
+import pyarrow as pa
+
+from entropyctl.errors import InputError, UsageError
+from entropyctl.table.arrow_file import open_arrow_file
+from entropyctl.table.conform import check_lengths, conform
+from entropyctl.table.header import Header, Record, merge_contexts
+from entropyctl.table.overlay import Overlay, check_related
+from entropyctl.table.parquet_source import ParquetSource, open_parquet
+from entropyctl.table.paths import ARROW_FILE_MAGIC, PARQUET_MAGIC, STREAM_MAGIC, expand, is_remote, open_input
+from entropyctl.table.provenance import merge_chains, unknown_record
+from entropyctl.table.schema import KEY, known_column
+from entropyctl.table.stream_source import StreamSource
+
+
+class Step(NamedTuple):
+    """The rows of one training step."""
+
+    number: int
+    rows: pa.Table
+
+
+class StepReader(Protocol):
+    """One input, as a sequence of (step, rows)."""
+
+    def steps(self) -> Iterator[tuple[int, pa.Table]]:
+        """Every step in order."""
+
+    def close(self) -> None:
+        """Let go of the files."""
+
+
+class Input(NamedTuple):
+    """One input argument, opened."""
+
+    path: str
+    reader: StepReader
+    schema: pa.Schema
+
+    @property
+    def header(self) -> Header:
+        """What the input says of itself; of a stream, complete only after its end."""
+        if isinstance(self.reader, StreamSource):
+            return self.reader.header
+        assert isinstance(self.reader, ParquetSource)
+        return _header_of_files(self.reader)
+
+
+def _header_of_files(source: ParquetSource) -> Header:
+    headers = [(f.path, f.header) for f in source.files]
+    chains = [h.chain if h else [unknown_record(path)] for path, h in headers]
+    table = next((h.table for _, h in headers if h), None)
+    context = merge_contexts([(path, h.context) for path, h in headers if h])
+    return Header(table, context, merge_chains(chains))
+
+
+def notice(text: str) -> None:
+    """One line for people."""
+    print(f"entropyctl: {text}", file=sys.stderr)
+
+
+def _open(path: str, stdin: BinaryIO | None) -> Input:
+    if path == "-":
+        stream = StreamSource(stdin or sys.stdin.buffer, "standard input")
+        return Input("-", stream, stream.schema)
+    paths = expand(path)
+    if len(paths) == 1 and not is_remote(path):
+        with open_input(paths[0]) as raw:
+            head = raw.read(6)
+        if head.startswith(STREAM_MAGIC):
+            stream = StreamSource(open(paths[0], "rb"), path)  # noqa: SIM115
+            return Input(path, stream, stream.schema)
+        if head.startswith(ARROW_FILE_MAGIC):
+            return _parquet_like(path, open_arrow_file(paths[0]))
+        if not head.startswith(PARQUET_MAGIC):
+            what = "is empty" if not head else "is neither Parquet nor Arrow"
+            raise InputError(f"{path}: {what}; name a table that entropyctl or another Parquet writer made")
+    files = [open_parquet(file) for file in paths]
+    for file in files:
+        if file.header is None:
+            notice(f"{file.path}: written by another program; its history starts as unknown")
+    source = ParquetSource(files, [])
+    return Input(path, source, _common_schema(source))
+
+
+def _parquet_like(path: str, source: ParquetSource) -> Input:
+    notice(f"{path}: written by another program; its history starts as unknown")
+    return Input(path, source, _common_schema(source))
+
+
+def _common_schema(source: ParquetSource) -> pa.Schema:
+    first = source.files[0]
+    for other in source.files[1:]:
+        if set(other.schema.names) != set(first.schema.names):
+            odd = sorted(set(other.schema.names) ^ set(first.schema.names))
+            raise InputError(
+                f"{other.path}: its columns differ from those of {first.path} ({', '.join(odd)}); "
+                "the files of a table must have the same columns"
+            )
+    return first.schema
+
+
+class Source:
+    """Opened inputs as one table. Iterating gives every `Step` once."""
+
+    def __init__(
+        self,
+        paths: Sequence[str] = ("-",),
+        columns: Sequence[str] | None = None,
+        needs: Sequence[str] = (),
+        allow_mismatch: tuple[str, ...] = (),
+        stdin: BinaryIO | None = None,
+    ) -> None:
+        """Open the inputs.
+
+        Args:
+            paths: files, directories, globs, or "-" for a stream on standard input; later ones are laid
+                over the first by key.
+            columns: the columns to read, beside the key; None reads all.
+            needs: columns that must be there.
+            allow_mismatch: fields of the context on which the inputs may disagree.
+            stdin: the stream that "-" means; the process's standard input by default.
+
+        Raises:
+            InputError: an input is missing, damaged, or lacks a column.
+            MismatchError: the inputs do not belong together.
+            StreamEndedEarly: the stream is empty.
+        """
+        if list(paths).count("-") > 1:
+            raise UsageError("only one input can be standard input; write the other to a file")
+        if not paths or (list(paths) == ["-"] and stdin is None and sys.stdin.isatty()):
+            raise UsageError("no input; name a file, or pipe the stage before this one into it")
+        self.allow_mismatch = allow_mismatch
+        self.inputs = [_open(path, stdin) for path in paths]
+        check_related([(i.path, i.header) for i in self.inputs])
+        self.context = merge_contexts([(i.path, i.header.context) for i in self.inputs], allow_mismatch)
+        self._owner = self._owners()
+        check_needs(self.path, list(self._owner), needs)
+        self.columns = [n for n in self._owner if columns is None or n in columns or n in KEY or n in needs]
+        self._project()
+        fields = [conform(self._field(name), self.path) for name in self.columns]
+        self.schema = pa.schema(fields)
+
+    def _owners(self) -> dict[str, int]:
+        """For each column the last input that has it."""
+        owner: dict[str, int] = {}
+        for index, entry in enumerate(self.inputs):
+            for name in entry.schema.names:
+                if index == 0 or name not in KEY:
+                    owner[name] = index
+        return owner
+
+    def _field(self, name: str) -> pa.Field:
+        return self.inputs[self._owner[name]].schema.field(name)
+
+    def _project(self) -> None:
+        for index, entry in enumerate(self.inputs):
+            own = [n for n in self.columns if self._owner[n] == index]
+            if isinstance(entry.reader, ParquetSource):
+                keys = [k for k in KEY if k in entry.schema.names and k not in own]
+                entry.reader.columns = [n for n in entry.schema.names if n in own or n in keys]
+
+    @property
+    def path(self) -> str:
+        """The inputs' names, for messages."""
+        return " + ".join("standard input" if i.path == "-" else i.path for i in self.inputs)
+
+    @property
+    def table(self) -> str | None:
+        """The furthest table among the inputs; None when another program wrote them all."""
+        tables = [i.header.table for i in self.inputs if i.header.table]
+        return tables[-1] if tables else None
+
+    @property
+    def chain(self) -> list[Record]:
+        """All records of all inputs; of a stream, complete only after its end."""
+        return merge_chains([i.header.chain for i in self.inputs])
+
+    def origins(self, rows: int) -> list[dict[str, object]]:
+        """What a record of provenance says of the inputs, after `rows` rows were read of the first."""
+        found: list[dict[str, object]] = []
+        for index, entry in enumerate(self.inputs):
+            origin: dict[str, object] = {"path": entry.path, "records": [r["id"] for r in entry.header.chain[-1:]]}
+            if isinstance(entry.reader, StreamSource):
+                origin["digest"] = entry.reader.end.get("digest")
+            elif isinstance(entry.reader, ParquetSource):
+                origin["digest"] = ",".join(str(f.end.get("digest", "unknown")) for f in entry.reader.files)
+            if index == 0:
+                origin["rows"] = rows
+            found.append(origin)
+        return found
+
+    def __iter__(self) -> Iterator[Step]:
+        base, *others = self.inputs
+        own = [n for n in self.columns if self._owner[n] == 0]
+        overlays = [
+            Overlay(
+                entry.path,
+                entry.reader,
+                entry.header,
+                entry.schema,
+                [n for n in self.columns if self._owner[n] == index],
+            )
+            for index, entry in enumerate(others, start=1)
+        ]
+        for number, rows in base.reader.steps():
+            rows = rows.select(own)
+            for overlay in overlays:
+                rows = overlay.apply(number, rows)
+            rows = rows.select(self.columns).cast(self.schema) if rows.schema != self.schema else rows
+            check_lengths(rows, self.path)
+            yield Step(number, rows)
+        for overlay in overlays:
+            overlay.finish()
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for entry in self.inputs:
+            entry.reader.close()
+
+
+read = Source
+
+
+def check_needs(path: str, have: Sequence[str], needs: Sequence[str]) -> None:
+    """Stop where a column is missing that a stage needs.
+
+    Raises:
+        InputError: names the column and the stage that makes it.
+    """
+    for name in needs:
+        if name not in have:
+            column = known_column(name)
+            maker = f"it is made by `entropyctl {column.made_by}`" if column else "no stage of entropyctl makes it"
+            raise InputError(f"{path}: column '{name}' is missing; {maker}")

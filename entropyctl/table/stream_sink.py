@@ -1,0 +1,48 @@
+"""Writing an Arrow IPC stream: every step ends with a mark, and the stream ends with one."""
+
+from __future__ import annotations
+
+import json
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from entropyctl.table.digest import TableDigest, table_digest
+from entropyctl.table.header import END_KEY, PROVENANCE_KEY, STEP_KEY, Header, end_record
+
+ROWS_PER_BATCH = 1024
+
+
+class StreamSink:
+    """A stream of steps into a pipe. The header goes out at once, so that the next stage can begin."""
+
+    def __init__(self, raw: BinaryIO, schema: pa.Schema, header: Header) -> None:
+        self._raw = raw
+        self._schema = schema
+        self._digest = TableDigest()
+        self._rows = 0
+        self._empty = pa.RecordBatch.from_pylist([], schema=schema)
+        self._writer = pa.ipc.new_stream(pa.PythonFile(raw, mode="w"), schema.with_metadata(header.to_metadata()))
+
+    def put(self, number: int, rows: pa.Table) -> None:
+        """Write the rows of a step, and its end."""
+        self._digest.update(rows)
+        self._rows += rows.num_rows
+        for batch in rows.to_batches(max_chunksize=ROWS_PER_BATCH):
+            self._writer.write_batch(batch)
+        self._mark({STEP_KEY: json.dumps({"step": number, "rows": rows.num_rows}).encode()})
+        self._raw.flush()
+
+    def commit(self, header: Header) -> None:
+        """Write the end record, with the chain of provenance as it stands at the end."""
+        columns = self._digest.columns()
+        end = end_record(header, self._schema, self._rows, table_digest(columns), columns)
+        self._mark({END_KEY: end, PROVENANCE_KEY: header.to_metadata()[PROVENANCE_KEY]})
+        self._writer.close()
+        self._raw.flush()
+
+    def abort(self) -> None:
+        """Say nothing more: a stream without its end record tells the next stage that this one failed."""
+
+    def _mark(self, metadata: dict[bytes, bytes]) -> None:
+        self._writer.write_batch(self._empty, custom_metadata=metadata)

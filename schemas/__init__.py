@@ -1,0 +1,1 @@
+"""The contract between stages, as data: one TOML file per table."""

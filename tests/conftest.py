@@ -1,0 +1,130 @@
+"""What tests share: running the real command, and small tables to run it on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from entropyctl.table import new_record, write
+from entropyctl.table.columns import list_column
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Ran:
+    """What a command did. Printed whole when an assertion on it fails."""
+
+    command: list[str]
+    code: int
+    out: bytes
+    err: str
+
+    def __repr__(self) -> str:
+        out = self.out.decode(errors="replace")
+        return f"$ {' '.join(self.command)}\n[exit {self.code}]\n-- stdout\n{out[:3000]}\n-- stderr\n{self.err[-3000:]}"
+
+    @property
+    def text(self) -> str:
+        return self.out.decode()
+
+    @property
+    def line(self) -> str:
+        """The one line of the error message."""
+        lines = self.err.strip().splitlines()
+        assert len(lines) == 1, self
+        return lines[0]
+
+
+Cli = Callable[..., Ran]
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Run `entropyctl ARGS...` in the test's own directory: `cli("mask", "none", "in.parquet", stdin=b"", env={})`."""
+
+    def run(*args: str | Path, stdin: bytes = b"", env: dict[str, str] | None = None, cwd: Path = tmp_path) -> Ran:
+        words = [str(a) for a in args]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ENTROPYCTL_")}
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        done = subprocess.run(
+            [sys.executable, "-m", "entropyctl", *words],
+            input=stdin,
+            capture_output=True,
+            cwd=cwd,
+            env=environment | (env or {}),
+            timeout=500,
+        )
+        return Ran(["entropyctl", *words], done.returncode, done.stdout, done.stderr.decode())
+
+    return run
+
+
+def scored_rows(step: int = 1, groups: int = 3, samples: int = 4, longest: int = 6, seed: int = 0) -> pa.Table:
+    """A step of a scored table with plausible numbers: `groups * samples` rows of 1 to `longest` tokens."""
+    rng = np.random.default_rng([seed, step])
+    rows = groups * samples
+    lengths = rng.integers(1, longest + 1, rows)
+    count = int(lengths.sum())
+    logits = rng.normal(size=(count, 20)) * 2
+    tokens = np.array([rng.integers(20) for _ in range(count)])
+    from entropyctl.dynamics import token_statistics
+
+    stats = token_statistics(logits, tokens)
+    outcome = rng.integers(0, 2, rows)
+
+    def floats(values: np.ndarray) -> pa.Array:
+        return list_column(values, lengths, pa.float32())
+
+    return pa.table(
+        {
+            "step": pa.array([step] * rows, pa.int64()),
+            "prompt_id": [f"p{i // samples}" for i in range(rows)],
+            "sample": pa.array([i % samples for i in range(rows)], pa.int32()),
+            "prompt_tokens": pa.array([[1, 2, 3]] * rows, pa.list_(pa.int32())),
+            "tokens": list_column(tokens, lengths, pa.int32()),
+            "response": [f"answer {i}" for i in range(rows)],
+            "rollout_logprobs": floats(stats.logprobs),
+            "finish_reason": ["stop"] * rows,
+            "loss_mask": list_column(np.ones(count, bool), lengths, pa.bool_()),
+            "policy_version": pa.array([0] * rows, pa.int64()),
+            "seed": pa.array([seed] * rows, pa.int64()),
+            "reward": pa.array(outcome.astype(np.float32)),
+            "outcome": ["correct" if o else "wrong" for o in outcome],
+            "predicted": [str(i % 3) for i in range(rows)],
+            "logprobs": floats(stats.logprobs),
+            "entropies": floats(stats.entropies),
+            "s_star": floats(stats.s_star),
+            "expected_s": floats(stats.expected_s),
+            "sum_p2": floats(stats.sum_p2),
+        }
+    )
+
+
+CONTEXT = {
+    "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "logprob_kind": "processed"},
+    "tokenizer": "t0",
+    "policies": {"0": "d0"},
+}
+
+
+def write_scored(path: Path, *steps: pa.Table, context: dict | None = None) -> Path:
+    """A whole scored file out of steps (default: one)."""
+    with write(str(path), "scored", new_record("score", {}), context=context or CONTEXT) as sink:
+        for rows in steps or (scored_rows(),):
+            sink.put(rows["step"][0].as_py(), rows)
+    return path
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Path:
+    """A scored file of two steps."""
+    return write_scored(tmp_path / "scored.parquet", scored_rows(1), scored_rows(2))

@@ -11,7 +11,16 @@ import pyarrow as pa
 
 from entropyctl.advantages._groups import Array
 from entropyctl.registry import columns_of
-from entropyctl.table.columns import flat_values, list_column, row_lengths, row_of_token, row_values, with_column
+from entropyctl.table.columns import (
+    filled,
+    flat_values,
+    list_column,
+    row_column,
+    row_lengths,
+    row_of_token,
+    row_values,
+    with_column,
+)
 from entropyctl.table.schema import known_column
 
 
@@ -51,7 +60,7 @@ def informative_groups(rows: pa.Table) -> Array:
     by = "outcome" if "outcome" in rows.column_names else "reward"
     codes = rows[by].combine_chunks().dictionary_encode()
     codes = codes.chunk(0) if isinstance(codes, pa.ChunkedArray) else codes
-    code_B = row_values(codes.indices.fill_null(-1))
+    code_B = filled(codes.indices, -1)
     groups = int(group_B.max()) + 1 if len(group_B) else 0
     first_G = np.zeros(groups, code_B.dtype)
     first_G[group_B[::-1]] = code_B[::-1]
@@ -65,7 +74,7 @@ def keep_first_groups(rows: pa.Table, count: int) -> pa.Table:
     informative_B = informative_groups(rows)
     group_B = group_numbers(rows)
     chosen = np.unique(group_B[informative_B])[:count]
-    return rows.take(pa.array(np.flatnonzero(np.isin(group_B, chosen)).tolist(), pa.int64()))
+    return rows.take(row_column(np.flatnonzero(np.isin(group_B, chosen)), pa.int64()))
 
 
 def apply_advantage(

@@ -1,10 +1,12 @@
 """List columns as flat numpy arrays, and back, by buffers: no copies and no pandas.
 
-`N` tokens of a step, `B` rows.
+`N` tokens of a step, `B` rows. Where pandas is installed, pyarrow imports it (half a second) for `pa.array`,
+`pa.scalar`, `fill_null` and comparisons with a number; nothing here does any of that.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +38,15 @@ def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
         return column.chunk(0)
     combined = column.combine_chunks()
     # pyarrow 17 returns a ChunkedArray for an empty column, later ones an Array.
-    return combined if isinstance(combined, pa.Array) else pa.array([], column.type)
+    return combined if isinstance(combined, pa.Array) else pa.nulls(0, column.type)
+
+
+def filled(array: pa.Array, missing: Any = 0) -> Array:
+    """The values of a fixed-width array with `missing` in the place of nulls, `[len]`."""
+    values = buffer_view(array, np.dtype(array.type.to_pandas_dtype()))
+    if array.null_count:
+        values = np.where(buffer_view(array.is_null(), np.bool_), values.dtype.type(missing), values)
+    return values
 
 
 def row_values(column: pa.ChunkedArray | pa.Array) -> Array:
@@ -47,10 +57,7 @@ def row_values(column: pa.ChunkedArray | pa.Array) -> Array:
 
 def row_lengths(column: pa.ChunkedArray | pa.Array) -> Array:
     """Length of each row's list, `[B]` int64; 0 for a null list."""
-    lengths = one_chunk(column).value_lengths()
-    if lengths.null_count:
-        lengths = lengths.fill_null(0)
-    return buffer_view(lengths, np.dtype(lengths.type.to_pandas_dtype())).astype(np.int64)
+    return filled(one_chunk(column).value_lengths()).astype(np.int64)
 
 
 def flat_values(column: pa.ChunkedArray | pa.Array) -> Array:
@@ -77,14 +84,37 @@ def row_column(values: Array, kind: pa.DataType) -> pa.Array:
     return _to_arrow(np.asarray(values), kind)
 
 
+def column_from(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """A column out of Python values, None for null: numbers, booleans, strings, lists and structs of these."""
+    valid = np.array([value is not None for value in values], bool)
+    bitmap = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
+    if pa.types.is_struct(kind):
+        fields = [column_from([None if v is None else v[f.name] for v in values], f.type) for f in kind]
+        return pa.Array.from_buffers(kind, len(values), [bitmap], children=fields)
+    if pa.types.is_list(kind):
+        items = column_from([item for value in values for item in value or ()], kind.value_type)
+        offsets = _offsets([len(value or ()) for value in values])
+        return pa.Array.from_buffers(kind, len(values), [bitmap, offsets], children=[items])
+    if pa.types.is_string(kind):
+        words = [(value or "").encode() for value in values]
+        buffers = [bitmap, _offsets([len(word) for word in words]), pa.py_buffer(b"".join(words))]
+        return pa.Array.from_buffers(kind, len(values), buffers)
+    column = _to_arrow(np.array([0 if value is None else value for value in values]), kind)
+    return pa.Array.from_buffers(kind, len(values), [bitmap, column.buffers()[1]])
+
+
+def _offsets(lengths: Sequence[int] | Array) -> pa.Buffer:
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return pa.py_buffer(offsets)
+
+
 def list_column(values: Array, lengths: Array, element: pa.DataType) -> pa.Array:
     """A list column out of its flat values `[N]` and the rows' lengths `[B]`."""
     if len(values) != lengths.sum():
         raise ValueError(f"{len(values)} values do not fill rows of {lengths.sum()} in total")
-    offsets = np.zeros(len(lengths) + 1, np.int32)
-    np.cumsum(lengths, out=offsets[1:])
     items = _to_arrow(values, element)
-    return pa.Array.from_buffers(list_of(element), len(lengths), [None, pa.py_buffer(offsets)], children=[items])
+    return pa.Array.from_buffers(list_of(element), len(lengths), [None, _offsets(lengths)], children=[items])
 
 
 def with_column(rows: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:

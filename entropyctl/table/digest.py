@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from entropyctl.table.columns import buffer_view
+from entropyctl.table.columns import buffer_view, filled
 
 
 class ColumnDigest:
@@ -71,35 +71,38 @@ class ColumnDigest:
         if pa.types.is_decimal(array.type):
             array = array.cast(pa.string())
         array = array.cast(pa.large_binary())
-        if array.null_count:
-            array = array.fill_null(b"")
-        offsets = np.frombuffer(array.buffers()[1], "<i8")[array.offset : array.offset + len(array) + 1]
-        self._add(f"{path}#", np.diff(offsets).tobytes())
-        data = array.buffers()[2]
-        if data is not None and len(array):
+        lengths = np.zeros(len(array), "<i8")
+        present = array.drop_null() if array.null_count else array
+        offsets = np.frombuffer(present.buffers()[1], "<i8")[present.offset : present.offset + len(present) + 1]
+        lengths[_valid(array)] = np.diff(offsets)
+        self._add(f"{path}#", lengths.tobytes())
+        data = present.buffers()[2]
+        if data is not None and len(present):
             self._add(path, memoryview(data)[int(offsets[0]) : int(offsets[-1])])
 
 
 def _list_lengths(array: pa.Array) -> bytes:
     if pa.types.is_fixed_size_list(array.type):
         return np.full(len(array), array.type.list_size, "<i8").tobytes()
-    lengths = array.value_lengths()
-    if lengths.null_count:
-        lengths = lengths.fill_null(0)
-    return buffer_view(lengths.cast(pa.int64()), np.int64).tobytes()
+    return filled(array.value_lengths()).astype("<i8").tobytes()
 
 
 def _fixed_width_bytes(array: pa.Array) -> Any:
-    if array.null_count:
-        zero = pa.scalar(0, pa.int64()).cast(array.type) if not pa.types.is_boolean(array.type) else pa.scalar(False)
-        array = array.fill_null(zero)
     if pa.types.is_boolean(array.type):
-        return buffer_view(array, np.bool_).tobytes()
+        return filled(array, False).tobytes()
     width = array.type.bit_width // 8
     data = array.buffers()[1]
     if data is None:
         return b""
-    return memoryview(data)[array.offset * width : (array.offset + len(array)) * width]
+    values = memoryview(data)[array.offset * width : (array.offset + len(array)) * width]
+    if not array.null_count:
+        return values
+    rows = np.frombuffer(values, np.uint8).reshape(-1, width) * _valid(array)[:, None].astype(np.uint8)
+    return rows.tobytes()
+
+
+def _valid(array: pa.Array) -> Any:
+    return ~buffer_view(array.is_null(), np.bool_) if array.null_count else np.ones(len(array), bool)
 
 
 class TableDigest:

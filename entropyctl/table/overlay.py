@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from entropyctl.errors import MismatchError
+from entropyctl.table.columns import column_from
 from entropyctl.table.conform import row_name
 from entropyctl.table.header import Header
 from entropyctl.table.parquet_source import ParquetSource
@@ -56,7 +57,7 @@ class Overlay:
         if own is None and not narrowed(self._header):
             raise MismatchError(f"{self.path}: has no step {number}; lay over one another files of the same steps")
         if own is None:
-            own = self._schema.empty_table()
+            own = pa.Table.from_batches([], self._schema)
         missing = [k for k in KEY if k not in own.column_names or k not in rows.column_names]
         if missing:
             raise MismatchError(
@@ -81,8 +82,8 @@ class Overlay:
             raise MismatchError(
                 f"{self.path}: lacks row {row_name(rows, row)} of the first input; use files of one rollout"
             )
-        rows = rows.take(pa.array(kept, pa.int64()))
-        return self._laid(rows, own.take(pa.array([index[keys[i]] for i in kept], pa.int64())))
+        rows = rows.take(column_from(kept, pa.int64()))
+        return self._laid(rows, own.take(column_from([index[keys[i]] for i in kept], pa.int64())))
 
     def _laid(self, rows: pa.Table, own: pa.Table) -> pa.Table:
         for name in self.columns:

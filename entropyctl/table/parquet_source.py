@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from entropyctl.errors import InputError
-from entropyctl.table.columns import row_values
+from entropyctl.table.columns import row_column, row_values
 from entropyctl.table.digest import TableDigest
 from entropyctl.table.header import END_KEY, SCHEMA_KEY, Header, read_header, seal
 from entropyctl.table.paths import PARQUET_MAGIC, open_input
@@ -134,7 +133,7 @@ class ParquetSource:
                 self._digests[piece.file].update(rows.select(self.columns))
                 self._read[piece.file].append(piece.group)
             if not piece.whole:
-                rows = rows.filter(pc.equal(rows["step"], number)).select(self.columns)
+                rows = rows.filter(row_column(row_values(rows["step"]) == number, pa.bool_())).select(self.columns)
             tables.append(rows)
         return pa.concat_tables(tables, promote_options="permissive")
 

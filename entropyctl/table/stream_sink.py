@@ -21,7 +21,7 @@ class StreamSink:
         self._schema = schema
         self._digest = TableDigest()
         self._rows = 0
-        self._empty = pa.RecordBatch.from_pylist([], schema=schema)
+        self._empty = pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
         self._writer = pa.ipc.new_stream(pa.PythonFile(raw, mode="w"), schema.with_metadata(header.to_metadata()))
 
     def put(self, number: int, rows: pa.Table) -> None:

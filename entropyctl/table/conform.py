@@ -6,18 +6,18 @@ import numpy as np
 import pyarrow as pa
 
 from entropyctl.errors import InputError
-from entropyctl.table.columns import row_lengths
-from entropyctl.table.schema import KEY, known_column
+from entropyctl.table.columns import buffer_view, one_chunk, row_lengths
+from entropyctl.table.schema import KEY, column_of, known_column
 from entropyctl.table.types import is_list
 
 
-def conform(field: pa.Field, path: str) -> pa.Field:
-    """The field as the contract has it; fields that the contract does not know stay as they are.
+def conform(field: pa.Field, path: str, table: str | None = None) -> pa.Field:
+    """The field as the contract has it in `table`; fields that the contract does not know stay as they are.
 
     Raises:
         InputError: the column's type cannot mean what the contract says.
     """
-    column = known_column(field.name)
+    column = column_of(table, field.name)
     if column is None:
         return pa.field(field.name, field.type)
     wanted = column.arrow_type
@@ -46,16 +46,19 @@ def check_lengths(rows: pa.Table, path: str) -> None:
     Raises:
         InputError: names the row and both columns.
     """
-    first: tuple[str, np.ndarray] | None = None
+    first: tuple[str, np.ndarray, np.ndarray] | None = None
     for name in sorted(rows.column_names, key=lambda n: n != "tokens"):
         column = known_column(name)
-        if column is None or column.per != "token" or rows[name].null_count:
+        if column is None or column.per != "token" or not is_list(rows.schema.field(name).type):
             continue
-        lengths = row_lengths(rows[name])
+        lengths, null = row_lengths(rows[name]), buffer_view(one_chunk(rows[name]).is_null(), np.bool_)
         if first is None:
-            first = (name, lengths)
-        elif not np.array_equal(lengths, first[1]):
-            row = int(np.flatnonzero(lengths != first[1])[0])
+            first = (name, lengths, null)
+            continue
+        # A null list means "not computed", which is no fault of length.
+        odd = np.flatnonzero((lengths != first[1]) & ~null & ~first[2])
+        if len(odd):
+            row = int(odd[0])
             raise InputError(
                 f"{path}: row {row_name(rows, row)}: '{name}' has {lengths[row]} entries where "
                 f"'{first[0]}' has {first[1][row]}; every per-token list needs one entry for each token"

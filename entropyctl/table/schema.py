@@ -93,6 +93,15 @@ def known_column(name: str) -> Column | None:
     return load_schema("masked").column(name)
 
 
+@cache
+def column_of(table: str | None, name: str) -> Column | None:
+    """What the contract says of a column; metrics, evals and laws have their own, all other tables share theirs."""
+    shared: str | None = "masked"
+    while shared is not None and shared != table:
+        shared = load_schema(shared).extends
+    return known_column(name) if table is None or shared == table else load_schema(table).column(name)
+
+
 def check_version(schema_id: str, path: str) -> str:
     """The table's name out of `name/version`.
 

@@ -22,7 +22,7 @@ from entropyctl.table.conform import check_lengths
 from entropyctl.table.header import Context, Header, Record
 from entropyctl.table.parquet_sink import ParquetSink
 from entropyctl.table.provenance import finished, merge_chains
-from entropyctl.table.schema import KEY, known_column, load_schema
+from entropyctl.table.schema import KEY, column_of, load_schema
 from entropyctl.table.source import Source
 from entropyctl.table.stream_sink import StreamSink
 from entropyctl.table.types import is_list
@@ -94,12 +94,12 @@ class Sink:
             rows = rows.select([n for n in self._only if n in rows.column_names])
         rows = rows.replace_schema_metadata(None)
         if self._writers is None:
-            self._open(_writable(rows.schema))
+            self._open(_writable(rows.schema, self.table))
         assert self._schema is not None and self._writers is not None
         if rows.schema != self._schema:
             rows = rows.select(self._schema.names).cast(self._schema)
         check_lengths(rows, f"{self.record['stage']}: its output")
-        _refuse_nan(rows, self.record["stage"])
+        _refuse_nan(rows, self.record["stage"], self.table)
         self.rows += rows.num_rows
         self.rows_read += rows.num_rows if rows_read is None else rows_read
         for writer in self._writers:
@@ -166,20 +166,20 @@ def _raw_stdout() -> BinaryIO:
     return sys.stdout.buffer
 
 
-def _writable(schema: pa.Schema) -> pa.Schema:
+def _writable(schema: pa.Schema, table: str) -> pa.Schema:
     fields = []
     for field in schema:
-        column = known_column(field.name)
+        column = column_of(table, field.name)
         same = column is not None and (field.type == column.arrow_type or is_list(field.type))
         fields.append(pa.field(field.name, column.arrow_type if column is not None and same else field.type))
     return pa.schema(fields)
 
 
-def _refuse_nan(rows: pa.Table, stage: str) -> None:
+def _refuse_nan(rows: pa.Table, stage: str, table: str) -> None:
     """NaN is never written: a null list means "not computed", and anything else is a fault to report here."""
     for field in rows.schema:
         leaf = field.type.value_type if is_list(field.type) else field.type
-        if known_column(field.name) is None or not pa.types.is_floating(leaf):
+        if column_of(table, field.name) is None or not pa.types.is_floating(leaf):
             continue
         array = one_chunk(rows[field.name])
         values = array.flatten() if is_list(field.type) else array.drop_null()

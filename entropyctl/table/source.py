@@ -151,7 +151,7 @@ class Source:
         check_needs(self.path, list(self._owner), needs)
         self.columns = [n for n in self._owner if columns is None or n in columns or n in KEY or n in needs]
         self._project()
-        fields = [conform(self._field(name), self.path) for name in self.columns]
+        fields = [conform(self._field(name), self.path, self.table) for name in self.columns]
         self.schema = pa.schema(fields)
 
     def _owners(self) -> dict[str, int]:

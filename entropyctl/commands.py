@@ -54,6 +54,28 @@ Dtype = Annotated[str, typer.Option(metavar="float32|bfloat16", help="Number typ
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where the model computes.")]
 TokenBudget = Annotated[int, typer.Option(metavar="N", help="Most tokens, padding included, in one forward pass.")]
 
+Prompts = Annotated[
+    str | None,
+    typer.Option(metavar="SOURCE", help="JSON lines, Parquet, hf:OWNER/NAME?split=S, or gym:NAME?key=value."),
+]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ROLE=NAME", help="Which input column is the prompt, answer, data_source or prompt_id."),
+]
+Chat = Annotated[bool, typer.Option(help="Put plain prompts into the tokenizer's chat template, if it has one.")]
+Temperature = Annotated[float, typer.Option(metavar="T", help="What logits are divided by; above 0.")]
+TopP = Annotated[float, typer.Option(metavar="P", help="Draw from the smallest set of this probability.")]
+TopK = Annotated[int, typer.Option(metavar="K", help="Draw from the K most probable tokens; 0 is all.")]
+MaxTokens = Annotated[int, typer.Option(metavar="N", help="Longest response.")]
+Stop = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End a response at this text; may be repeated.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Of the order of the prompts and of the sampling.")]
+BatchRows = Annotated[int, typer.Option(metavar="N", help="Responses that are sampled side by side.")]
+Reward = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Grader: exact, math, gym, python:MODULE:FUNCTION or none.")
+]
+GraderTimeout = Annotated[float, typer.Option("--timeout", metavar="S", help="Seconds that grading one response may take.")]
+Workers = Annotated[int | None, typer.Option(metavar="N", help="Grading processes; one per core when not given.")]
+
 EPILOG = "An option that is not given is read from ENTROPYCTL_STAGE_OPTION, then from --config (or ENTROPYCTL_CONFIG)."
 
 _Config = Annotated[
@@ -94,6 +116,29 @@ def run(stage: str, function: Callable[..., object], argv: list[str]) -> int:
         return 128 + (signal.SIGINT if isinstance(ended, KeyboardInterrupt) else signal.SIGTERM)
     except Exception as error:
         return _report(stage, error, debug)
+
+
+def required(flag: str, value: str | None) -> str:
+    """The value of a flag that must be given.
+
+    Raises:
+        UsageError: it was not.
+    """
+    if value is None:
+        raise UsageError(f"{flag} is missing; give it a value")
+    return value
+
+
+def pairs(flag: str, values: list[str] | None) -> dict[str, str]:
+    """`["a=b"]` as `{"a": "b"}`.
+
+    Raises:
+        UsageError: one of them has no `=`.
+    """
+    for value in values or []:
+        if "=" not in value:
+            raise UsageError(f"{flag} {value}: must be NAME=VALUE")
+    return dict(value.split("=", 1) for value in values or [])
 
 
 def _report(stage: str, error: Exception, debug: bool) -> int:

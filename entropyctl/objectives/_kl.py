@@ -1,0 +1,36 @@
+"""Estimators of KL(policy || anchor) from the sampled token alone."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from entropyctl.errors import UsageError
+
+ESTIMATORS = ("k1", "k2", "k3", "abs")
+
+
+def kl_penalty(logprobs: Tensor, anchor_logprobs: Tensor, estimator: str) -> Tensor:
+    """One token's estimate of KL(policy || anchor), with delta = log p - log p_anchor.
+
+    k1 = delta;  k2 = delta^2 / 2;  k3 = e^-delta + delta - 1;  abs = |delta|
+    (Schulman, "Approximating KL divergence", 2020; verl kl_penalty, whose clamps at 20 and 10 are kept.)
+
+    Args:
+        logprobs: `[N]` log p under the policy that is trained, nats.
+        anchor_logprobs: `[N]` log p under the policy to stay near.
+        estimator: one of `ESTIMATORS`.
+
+    Raises:
+        UsageError: no such estimator.
+    """
+    delta_N = logprobs - anchor_logprobs
+    if estimator == "k1":
+        return delta_N
+    if estimator == "k2":
+        return 0.5 * delta_N.square()
+    if estimator == "k3":
+        x_N = (-delta_N).clamp(-20.0, 20.0)
+        return (x_N.exp() - x_N - 1.0).clamp(-10.0, 10.0)
+    if estimator == "abs":
+        return delta_N.abs()
+    raise UsageError(f"--kl: there is no estimator '{estimator}'; known: {', '.join(ESTIMATORS)}")

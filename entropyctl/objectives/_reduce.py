@@ -1,0 +1,57 @@
+"""From a loss per token to one number: the only place that decides on a denominator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from entropyctl.errors import UsageError
+
+Array = npt.NDArray[Any]
+
+REDUCTIONS = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
+
+
+def token_coefficients(loss_mask_N: Array, lengths_B: Array, reduction: str, norm: float | None = None) -> Array:
+    """Coefficient k_t of each token, so that the loss of the mini-batch is sum_t k_t loss_t.
+
+    With m the loss mask, L_i the counted tokens of response i and B' the responses with L_i > 0:
+
+        token-mean               k = m / sum m
+        token-sum                k = m
+        seq-mean-token-sum       k = m / B'
+        seq-mean-token-mean      k = m / (B' L_i)
+        seq-mean-token-sum-norm  k = m / (B' norm)       (Dr.GRPO, with norm the longest possible response)
+
+    The coefficients are of the whole mini-batch, so cutting it into forward passes changes nothing. As in verl,
+    responses that lost all their tokens do not count in B'. Without a counted token every k is 0.
+
+    Args:
+        loss_mask_N: bool, tokens of the responses behind one another.
+        lengths_B: tokens of each response.
+        reduction: one of `REDUCTIONS`.
+        norm: constant of seq-mean-token-sum-norm; the longest response of the mini-batch by default, as in verl,
+            which makes the loss depend on the batch: give a constant to compare runs.
+
+    Returns:
+        `[N]` float64.
+
+    Raises:
+        UsageError: no such reduction.
+    """
+    if reduction not in REDUCTIONS:
+        raise UsageError(f"--reduction: there is no '{reduction}'; known: {', '.join(REDUCTIONS)}")
+    mask_N = np.asarray(loss_mask_N, np.float64)
+    row_N = np.repeat(np.arange(len(lengths_B)), lengths_B)
+    counted_B = np.bincount(row_N, mask_N, minlength=len(lengths_B))
+    total, responses = mask_N.sum(), (counted_B > 0).sum()
+    if total == 0 or reduction == "token-sum":
+        return mask_N
+    if reduction == "token-mean":
+        return mask_N / total
+    if reduction == "seq-mean-token-mean":
+        return mask_N / np.maximum(counted_B, 1)[row_N] / responses
+    divisor = (norm or float(np.max(lengths_B))) if reduction == "seq-mean-token-sum-norm" else 1.0
+    return mask_N / responses / divisor

@@ -1,0 +1,86 @@
+"""Loading a checkpoint's model and tokenizer: local files, safetensors, no code from the checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+import transformers
+
+from entropyctl.errors import InputError, UsageError
+from entropyctl.policy.versions import Policy
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+def parse_dtype(name: str) -> torch.dtype:
+    """A number type by name.
+
+    Raises:
+        UsageError: lists the known ones.
+    """
+    if name not in DTYPES:
+        raise UsageError(f"--dtype: there is no '{name}'; known: {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def parse_device(name: str) -> torch.device:
+    """A device by name; `auto` is the first GPU where there is one.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device: there is no device '{name}'; known: auto, cpu, cuda, cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"--device {name}: no GPU is visible; use --device cpu, or set CUDA_VISIBLE_DEVICES")
+    return device
+
+
+def load_model(policy: Policy, dtype: torch.dtype, device: torch.device) -> Any:
+    """The causal language model, in evaluation mode.
+
+    Raises:
+        InputError: the directory holds no model that can be loaded.
+    """
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            policy.directory, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+    except Exception as error:
+        # Whatever a broken checkpoint provokes inside the libraries, the user's fault is the file.
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"{policy.directory}: cannot be loaded ({reason}); give a causal language model") from error
+    return model.to(device).eval()
+
+
+def load_tokenizer(policy: Policy) -> Any:
+    """The tokenizer.
+
+    Raises:
+        InputError: the directory holds none.
+    """
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            policy.directory, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"{policy.directory}: has no usable tokenizer ({reason}); copy its files there") from error
+
+
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Ids of the tokens that end a response."""
+    ends: set[int] = set()
+    for source in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
+        ends.update(source if isinstance(source, list | tuple) else [] if source is None else [source])
+    return ends

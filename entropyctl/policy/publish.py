@@ -1,0 +1,125 @@
+"""Publishing a version: complete and durable before it is visible, then one atomic change of `latest`."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from entropyctl.errors import InputError, Locked
+from entropyctl.policy.versions import LATEST, MANIFEST, Policy, version_name, weights_digest
+from entropyctl.table.atomic import cannot_write, sync_directory
+
+NOT_COPIED = (".safetensors", ".bin", ".gguf", ".index.json")
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold a policy for training; two trainers of one policy would publish over each other.
+
+    Raises:
+        Locked: another process trains it.
+    """
+    with open(root / ".lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Locked(f"{root}: another update trains this policy; wait for it, or stop it") from None
+        yield
+
+
+def publish(policy: Policy, model: Any, state: dict[str, Any], facts: dict[str, Any]) -> Policy:
+    """Write the next version of a policy and make it the latest.
+
+    Args:
+        policy: the version that was trained; its `root` receives the new one.
+        model: the trained model, saved in Hugging Face format.
+        state: tensors of the optimiser, by name.
+        facts: numbers of the trainer's state (steps taken, ...), kept in JSON beside the tensors.
+
+    Returns:
+        The new version.
+
+    Raises:
+        OutputError: the disk refuses; the policy is as it was.
+    """
+    assert policy.root is not None
+    version = policy.version + 1
+    directory = policy.root / version_name(version)
+    trainer = policy.root / f"trainer-{version_name(version)}"
+    temporary = [policy.root / f".{path.name}.tmp" for path in (directory, trainer)]
+    try:
+        for path in (*temporary, directory, trainer):
+            shutil.rmtree(path, ignore_errors=True)  # what an interrupted update left, never yet `latest`
+        _write_checkpoint(temporary[0], policy, model, version)
+        temporary[1].mkdir()
+        save_file(state, temporary[1] / "optimizer.safetensors")
+        (temporary[1] / "state.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        for path in temporary:
+            _sync_tree(path)
+        temporary[1].rename(trainer)
+        temporary[0].rename(directory)
+        _point(policy.root / LATEST, directory.name)
+    except OSError as error:
+        for path in temporary:
+            shutil.rmtree(path, ignore_errors=True)
+        raise cannot_write(directory, error) from None
+    for old in policy.root.glob("trainer-v*"):
+        if old != trainer:
+            shutil.rmtree(old, ignore_errors=True)
+    return Policy(directory, version, policy.root)
+
+
+def _write_checkpoint(path: Path, source: Policy, model: Any, version: int) -> None:
+    path.mkdir()
+    # The tokenizer goes along byte for byte, so that its digest stays.
+    for file in source.directory.iterdir():
+        if file.is_file() and not file.name.endswith(NOT_COPIED) and file.name not in ("config.json", MANIFEST):
+            shutil.copyfile(file, path / file.name)
+    model.save_pretrained(path, safe_serialization=True)
+    files = {f.name: f.stat().st_size for f in sorted(path.iterdir()) if f.suffix == ".safetensors"}
+    manifest = {"version": version, "parent": source.digest, "digest": weights_digest(path), "files": files}
+    (path / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def _point(link: Path, target: str) -> None:
+    fresh = link.with_name(f".{link.name}.tmp")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.replace(link)
+    sync_directory(link.parent)
+
+
+def _sync_tree(directory: Path) -> None:
+    for path in directory.iterdir():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    sync_directory(directory)
+
+
+def load_trainer_state(policy: Policy) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tensors and facts that were published with this version; empty for a version that no update made.
+
+    Raises:
+        InputError: they are damaged.
+    """
+    if policy.root is None:
+        return {}, {}
+    trainer = policy.root / f"trainer-{version_name(policy.version)}"
+    if not trainer.is_dir():
+        return {}, {}
+    try:
+        facts = json.loads((trainer / "state.json").read_text(encoding="utf-8"))
+        return load_file(trainer / "optimizer.safetensors"), facts
+    except Exception as error:
+        raise InputError(f"{trainer}: is damaged ({error}); remove it to start with a fresh optimiser") from None

@@ -1,0 +1,93 @@
+"""A loaded policy that scores the steps of a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from entropyctl.errors import MismatchError
+from entropyctl.policy import Policy, find_policy
+from entropyctl.policy.checkpoint import load_model, parse_device, parse_dtype
+from entropyctl.progress import progress
+from entropyctl.table import Source
+from entropyctl.table.columns import row_lengths
+from entropyctl.tokenstats.head import Head, find_head
+from entropyctl.tokenstats.table import add_statistics
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A policy ready to score."""
+
+    policy: Policy
+    body: Any
+    head: Head
+    temperature: float
+    token_budget: int
+    quiet: bool
+
+    def score(self, rows: pa.Table) -> pa.Table:
+        """The rows of a step with the token statistics of the policy."""
+        tokens = int(row_lengths(rows["tokens"]).sum())
+        with progress("score", tokens, quiet=self.quiet) as advance:
+            return add_statistics(
+                rows,
+                self.body,
+                self.head,
+                temperature=self.temperature,
+                token_budget=self.token_budget,
+                device=next(iter(self.body.parameters())).device,
+                advance=advance,
+            )
+
+
+def open_scorer(
+    policy: Policy, temperature: float, *, dtype: str, device: str, token_budget: int, quiet: bool
+) -> Scorer:
+    """Load a policy to score with.
+
+    Args:
+        policy: the checkpoint.
+        temperature: of the sampling.
+        dtype: number type of the weights.
+        device: where to compute.
+        token_budget: most tokens in one forward pass.
+        quiet: show no progress.
+
+    Raises:
+        InputError: the checkpoint cannot be loaded.
+        EngineError: its output layer is not understood.
+    """
+    model = load_model(policy, parse_dtype(dtype), parse_device(device))
+    body, head = find_head(model)
+    return Scorer(policy, body, head, temperature, token_budget, quiet)
+
+
+def check_sampler(source: Source, path: str, allow: tuple[str, ...]) -> Policy:
+    """The policy to score with, if it is the one that sampled the rows.
+
+    Args:
+        source: rollouts.
+        path: the `--policy` argument.
+        allow: fields that may differ: `policies` (score with another policy), `tokenizer`.
+
+    Raises:
+        MismatchError: another policy or tokenizer sampled.
+    """
+    policy = find_policy(path)
+    sampled = source.context.get("policies", {})
+    if sampled and policy.digest not in sampled.values() and "policies" not in allow:
+        versions = ", ".join(f"version {v} ({digest[:12]})" for v, digest in sampled.items())
+        raise MismatchError(
+            f"{source.path}: was sampled by {versions}, but {policy.directory} is {policy.digest[:12]}; "
+            "give the policy that sampled, or score with another one by --allow-mismatch policies"
+        )
+    tokenizer = source.context.get("tokenizer")
+    if tokenizer not in (None, policy.tokenizer_digest) and "tokenizer" not in allow:
+        raise MismatchError(
+            f"{source.path}: was sampled with another tokenizer than that of {policy.directory}; "
+            "give a policy with the same one, or --allow-mismatch tokenizer"
+        )
+    return policy

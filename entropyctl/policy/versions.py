@@ -1,0 +1,109 @@
+"""Which checkpoint a `--policy` argument means, its version, and digests that tell checkpoints apart.
+
+A policy that is trained is a directory:
+
+    run/policy/v000000/          a Hugging Face checkpoint (or a link to one)
+    run/policy/v000001/          published by `entropyctl update`, complete before it is visible
+    run/policy/trainer-v000001/  optimiser state that belongs to it
+    run/policy/latest            link to the newest version, replaced atomically
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import xxhash
+
+from entropyctl.errors import InputError
+
+MANIFEST = "entropyctl.json"
+LATEST = "latest"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One checkpoint: where it lies and which version of a policy it is."""
+
+    directory: Path
+    version: int
+    root: Path | None = None  # the directory of versions; None for a plain checkpoint
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of weights and configuration; a published version's manifest holds it."""
+        manifest = self.directory / MANIFEST
+        if manifest.is_file():
+            recorded = json.loads(manifest.read_text(encoding="utf-8"))
+            if all(_size(self.directory / name) == size for name, size in recorded["files"].items()):
+                return str(recorded["digest"])
+        return weights_digest(self.directory)
+
+    @cached_property
+    def tokenizer_digest(self) -> str:
+        """Digest of the tokenizer's files."""
+        files = [self.directory / name for name in TOKENIZER_FILES if (self.directory / name).is_file()]
+        return _digest_of(files)
+
+
+def version_name(version: int) -> str:
+    """`v000012`."""
+    return f"v{version:06d}"
+
+
+def find_policy(path: str) -> Policy:
+    """The checkpoint that a path means: itself, or the latest version of a directory of versions.
+
+    Raises:
+        InputError: there is no checkpoint.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        raise InputError(f"{path}: no such directory; give a checkpoint in Hugging Face format")
+    latest = directory / LATEST
+    if latest.is_symlink() or latest.is_dir():
+        # Through the link once: another process may publish while this one loads.
+        target = latest.parent / latest.readlink() if latest.is_symlink() else latest
+        match = re.fullmatch(r"v(\d+)", target.name)
+        if match is None:
+            raise InputError(
+                f"{latest}: points to '{target.name}'; it must point to a version such as {version_name(0)}"
+            )
+        return Policy(checked(target), int(match[1]), directory)
+    return Policy(checked(directory), 0)
+
+
+def checked(directory: Path) -> Path:
+    """The directory, if it holds a checkpoint that can be loaded.
+
+    Raises:
+        InputError: names what is missing.
+    """
+    if not (directory / "config.json").is_file():
+        raise InputError(f"{directory}: is not a checkpoint (no config.json); give one in Hugging Face format")
+    if not any(directory.glob("*.safetensors")):
+        raise InputError(f"{directory}: has no *.safetensors; save the checkpoint with safe serialization")
+    return directory
+
+
+def weights_digest(directory: Path) -> str:
+    """Digest over a checkpoint's configuration and weight files."""
+    return _digest_of([directory / "config.json", *sorted(directory.glob("*.safetensors"))])
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def _digest_of(files: list[Path]) -> str:
+    total = xxhash.xxh3_128()
+    for path in files:
+        total.update(path.name.encode())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 24):
+                total.update(block)
+    return total.hexdigest()

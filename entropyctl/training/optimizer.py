@@ -1,0 +1,44 @@
+"""The optimiser, and its state as named tensors that go into safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from entropyctl.errors import UsageError
+
+OPTIMIZERS = ("adamw", "sgd")
+
+
+def make_optimizer(model: Any, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """An optimiser over all parameters: AdamW (betas 0.9 and 0.999) or plain SGD without momentum.
+
+    Raises:
+        UsageError: no such optimiser.
+    """
+    if name == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
+    if name == "sgd":
+        return torch.optim.SGD(model.parameters(), lr=lr, weight_decay=weight_decay)
+    raise UsageError(f"--optimizer: there is no '{name}'; known: {', '.join(OPTIMIZERS)}")
+
+
+def save_state(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's tensors as `parameter:quantity`."""
+    state = {}
+    for name, parameter in model.named_parameters():
+        for quantity, value in optimizer.state.get(parameter, {}).items():
+            state[f"{name}:{quantity}"] = value.detach().cpu().contiguous().clone()
+    return state
+
+
+def load_state(model: Any, optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
+    """Put back what `save_state` gave; tensors of parameters that the model lacks are left out."""
+    for name, parameter in model.named_parameters():
+        own = {key.rpartition(":")[2]: value for key, value in state.items() if key.rpartition(":")[0] == name}
+        for quantity, value in own.items():
+            # AdamW keeps its step count on the CPU.
+            optimizer.state[parameter][quantity] = value if quantity == "step" else value.to(parameter.device)

@@ -1,0 +1,99 @@
+"""Sample responses to prompts with a policy."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from entropyctl import commands
+from entropyctl.commands import Device, Dtype, Json, Output, Quiet, Tee
+
+
+def run(argv: list[str]) -> int:
+    """The `entropyctl rollout` command."""
+    return commands.run("rollout", rollout, argv)
+
+
+def rollout(
+    policy: commands.Policy = None,
+    prompts: commands.Prompts = None,
+    output: Output = None,
+    tee: Tee = None,
+    n: Annotated[int, typer.Option("--n", "-n", metavar="N", help="Responses to each prompt.")] = 8,
+    step: Annotated[int, typer.Option(metavar="K", help="Number of the first training step.")] = 1,
+    steps: Annotated[int, typer.Option(metavar="N", help="How many steps to sample.")] = 1,
+    prompts_per_step: Annotated[
+        int | None,
+        typer.Option(
+            metavar="P",
+            help="Prompts of a step, taken in an order that the seed fixes, epoch after epoch; without it, all.",
+        ),
+    ] = None,
+    temperature: commands.Temperature = 1.0,
+    top_p: commands.TopP = 1.0,
+    top_k: commands.TopK = 0,
+    max_tokens: commands.MaxTokens = 512,
+    stop: commands.Stop = None,
+    seed: commands.Seed = 0,
+    chat: commands.Chat = True,
+    column: commands.Column = None,
+    engine: Annotated[str, typer.Option(metavar="NAME", help="What generates.")] = "transformers",
+    batch_rows: commands.BatchRows = 64,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Sample responses to prompts with a policy.
+
+    Log-probabilities are stored of the distribution that sampled: softmax(logits / temperature), after top-k and
+    top-p. A response's random numbers depend on (seed, step, prompt_id, sample) alone.
+
+    Prompts come from JSON lines, Parquet, a Hugging Face dataset (`hf:OWNER/NAME`, or a directory that
+    `save_to_disk` wrote), or are generated: `gym:NAME?key=value` (reasoning-gym; `shots=4` makes few-shot prompts).
+    """
+    params = dict(locals())
+    from entropyctl.engines import Sampling, rollout_step
+    from entropyctl.policy import find_policy
+    from entropyctl.prompts import load_prompts, step_prompts
+    from entropyctl.registry import load_function
+    from entropyctl.reporting import report
+    from entropyctl.table import new_record, notice, write
+
+    announce = (lambda text: None) if quiet else notice
+    sampling = Sampling(temperature, top_p, top_k, max_tokens, tuple(stop or ()))
+    source = commands.required("--prompts", prompts)
+    found = find_policy(commands.required("--policy", policy))
+    problems = load_prompts(source, columns=commands.pairs("--column", column), announce=announce)
+    chosen = [step_prompts(problems, k, prompts_per_step, seed) for k in range(step, step + steps)]
+    make_engine = load_function("engines", engine)
+    if sampling.truncates:
+        announce("rollout: top-k and top-p leave tokens out, so log-probabilities will not match those of `score`")
+    record = new_record("rollout", params, policy=found.digest, seed=seed)
+    context = {
+        "sampling": sampling.context(),
+        "tokenizer": found.tokenizer_digest,
+        "policies": {str(found.version): found.digest},
+    }
+    totals = {"rows": 0, "tokens": 0, "truncated": 0}
+    with write(output, "rollouts", record, context=context, tee=tee, inputs=[{"path": source}]) as sink:
+        ready = make_engine(found, dtype=dtype, device=device, batch_rows=batch_rows)
+        for k, part in enumerate(chosen, start=step):
+            rows = rollout_step(
+                part,
+                ready.sample,
+                ready.tokenizer,
+                sampling,
+                step=k,
+                n=n,
+                seed=seed,
+                policy_version=found.version,
+                chat=chat,
+            )
+            sink.put(k, rows)
+            totals["rows"] += rows.num_rows
+            totals["tokens"] += sum(len(tokens) for tokens in rows["tokens"].to_pylist())
+            totals["truncated"] += rows["finish_reason"].to_pylist().count("length")
+        sink.summarise(**totals)
+    report("rollout", totals, as_json=json, quiet=quiet, stdout_is_data=output in (None, "-"))

@@ -1,0 +1,6 @@
+"""What a run teaches: pass@k of its evaluations, and the law between entropy and performance."""
+
+from entropyctl.laws.entropy_law import LawFit, fit_law
+from entropyctl.laws.pass_at_k import majority_correct, pass_at_k, pass_curve
+
+__all__ = ["LawFit", "fit_law", "majority_correct", "pass_at_k", "pass_curve"]

@@ -14,6 +14,7 @@ KeepGroups = Annotated[
     int | None,
     typer.Option(
         metavar="N",
+        min=1,
         help="Keep the first N informative groups of each step (outcomes not all the same) and drop the rest.",
     ),
 ]
@@ -51,7 +52,7 @@ def advantage(
         n for n in (*columns_of(function), "loss_mask", "reward", "prompt_id") if n not in ("group", "row_of_token")
     ]
     wanted = [*needs, "outcome"] if only_new else None
-    record = new_record(f"advantage {method}", {**params, "keep_groups": keep_groups})
+    record = new_record(f"advantage {method}", {**params, "keep_groups": keep_groups}, narrows=keep_groups is not None)
     summary = AdvantageSummary()
     with (
         read(inputs or ["-"], columns=wanted, needs=needs, allow_mismatch=tuple(allow_mismatch or ())) as source,

@@ -2,26 +2,58 @@
 
 from __future__ import annotations
 
-import io
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from entropyctl.table.parquet_source import ParquetFile, ParquetSource, damaged
+from entropyctl.table.header import Header
+from entropyctl.table.parquet_source import damaged
 
 
-def open_arrow_file(path: str) -> ParquetSource:
-    """Read an Arrow file whole, and serve it as a Parquet file of another program would be.
+class ArrowFile:
+    """One Arrow file, mapped into memory; a record batch is what a row group is to Parquet.
 
     Raises:
         InputError: the bytes are damaged.
     """
-    try:
-        with pa.memory_map(path) as raw, pa.ipc.open_file(raw) as reader:
-            rows = reader.read_all()
-    except (pa.ArrowException, OSError) as error:
-        raise damaged(path, error) from None
-    buffer = io.BytesIO()
-    pq.write_table(rows.replace_schema_metadata(None), buffer, compression="none", use_dictionary=False)
-    buffer.seek(0)
-    return ParquetSource([ParquetFile(path, pq.ParquetFile(buffer), None, {})], [])
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.header: Header | None = None
+        self.end: dict[str, Any] = {}
+        try:
+            self._raw = pa.memory_map(path)
+            self._reader = pa.ipc.open_file(self._raw)
+        except (pa.ArrowException, OSError) as error:
+            raise damaged(path, error) from None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns and types, without metadata."""
+        return self._reader.schema.remove_metadata()
+
+    @property
+    def groups(self) -> int:
+        """How many record batches there are."""
+        return int(self._reader.num_record_batches)
+
+    def row_group(self, index: int, columns: list[str]) -> pa.Table:
+        """One record batch.
+
+        Raises:
+            InputError: the bytes are damaged.
+        """
+        try:
+            rows = pa.Table.from_batches([self._reader.get_batch(index)]).replace_schema_metadata(None).select(columns)
+            rows.validate(full=True)
+            return rows
+        except (pa.ArrowException, OSError, MemoryError) as error:
+            raise damaged(self.path, error) from None
+
+    def one_step(self, index: int) -> int | None:
+        """Unknown: there are no statistics, the rows must be read."""
+        return None
+
+    def close(self) -> None:
+        """Unmap the file."""
+        self._raw.close()

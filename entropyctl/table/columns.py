@@ -60,6 +60,11 @@ def row_lengths(column: pa.ChunkedArray | pa.Array) -> Array:
     return filled(one_chunk(column).value_lengths()).astype(np.int64)
 
 
+def null_rows(column: pa.ChunkedArray | pa.Array) -> Array:
+    """Where a column is null, `[B]` bool."""
+    return buffer_view(one_chunk(column.is_null()), np.bool_)
+
+
 def flat_values(column: pa.ChunkedArray | pa.Array) -> Array:
     """All rows' lists behind one another, `[N]`."""
     values = one_chunk(column).flatten()
@@ -96,7 +101,7 @@ def column_from(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         offsets = _offsets([len(value or ()) for value in values])
         return pa.Array.from_buffers(kind, len(values), [bitmap, offsets], children=[items])
     if pa.types.is_string(kind):
-        words = [(value or "").encode() for value in values]
+        words = [(value or "").encode(errors="replace") for value in values]  # JSON may hold half a surrogate pair
         buffers = [bitmap, _offsets([len(word) for word in words]), pa.py_buffer(b"".join(words))]
         return pa.Array.from_buffers(kind, len(values), buffers)
     column = _to_arrow(np.array([0 if value is None else value for value in values]), kind)

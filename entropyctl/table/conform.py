@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 
 from entropyctl.errors import InputError
-from entropyctl.table.columns import buffer_view, one_chunk, row_lengths
+from entropyctl.table.columns import filled, null_rows, one_chunk, row_lengths, row_of_token, row_values
 from entropyctl.table.schema import KEY, column_of, known_column
 from entropyctl.table.types import is_list
 
@@ -51,7 +53,7 @@ def check_lengths(rows: pa.Table, path: str) -> None:
         column = known_column(name)
         if column is None or column.per != "token" or not is_list(rows.schema.field(name).type):
             continue
-        lengths, null = row_lengths(rows[name]), buffer_view(one_chunk(rows[name]).is_null(), np.bool_)
+        lengths, null = row_lengths(rows[name]), null_rows(rows[name])
         if first is None:
             first = (name, lengths, null)
             continue
@@ -63,6 +65,69 @@ def check_lengths(rows: pa.Table, path: str) -> None:
                 f"{path}: row {row_name(rows, row)}: '{name}' has {lengths[row]} entries where "
                 f"'{first[0]}' has {first[1][row]}; every per-token list needs one entry for each token"
             )
+
+
+def check_values(rows: pa.Table, needs: Sequence[str], path: str, table: str | None = None) -> None:
+    """Stop where a value could not be computed with: a null or an infinity in a column that is needed, NaN anywhere.
+
+    Raises:
+        InputError: names the row, the column and, where a stage makes it, the stage.
+    """
+    for field in rows.schema:
+        column = column_of(table, field.name)
+        array = one_chunk(rows[field.name])
+        needed = field.name in needs and not (column is not None and column.nullable)
+        if array.null_count and (needed or field.name in KEY):
+            row = int(np.flatnonzero(null_rows(array))[0])
+            remedy = f"; run `entropyctl {column.made_by}` on it" if column else ""
+            raise InputError(f"{path}: row {row_name(rows, row)}: '{field.name}' is null, not computed{remedy}")
+        leaf = field.type.value_type if is_list(field.type) else field.type
+        if column is None or not pa.types.is_floating(leaf):
+            continue
+        values = array.flatten() if is_list(field.type) else array
+        number_N = filled(values)
+        bad_N = np.isnan(number_N) if not needed else ~np.isfinite(number_N)
+        if bad_N.any():
+            at = int(np.flatnonzero(bad_N)[0])
+            row = int(row_of_token(row_lengths(array))[at]) if is_list(field.type) else at
+            found = f"'{field.name}' holds {number_N[at]}"
+            raise InputError(f"{path}: row {row_name(rows, row)}: {found}; write null for what is unknown")
+
+
+def check_nulls_in_lists(rows: pa.Table, path: str, table: str | None = None) -> None:
+    """Stop where a list of the contract has a null among its entries, which another program can write.
+
+    Raises:
+        InputError: names the row and the column.
+    """
+    for field in rows.schema:
+        if column_of(table, field.name) is None or not is_list(field.type):
+            continue
+        array = one_chunk(rows[field.name])
+        if (items := array.flatten()).null_count:
+            row = int(row_of_token(row_lengths(array))[np.flatnonzero(null_rows(items))[0]])
+            raise InputError(
+                f"{path}: row {row_name(rows, row)}: '{field.name}' has a null entry; its lists need numbers"
+            )
+
+
+def check_keys(rows: pa.Table, path: str) -> None:
+    """Stop where two rows of a step have one key, as when a shard lies in a directory twice.
+
+    Raises:
+        InputError: names the key.
+    """
+    if not set(KEY) <= set(rows.column_names) or rows.num_rows < 2:
+        return
+    prompt_B = row_values(one_chunk(rows["prompt_id"]).dictionary_encode().indices).astype(np.int64)
+    step_B, sample_B = row_values(rows["step"]), row_values(rows["sample"])
+    order = np.lexsort((sample_B, prompt_B, step_B))
+    same = np.ones(rows.num_rows - 1, bool)
+    for key_B in (step_B, prompt_B, sample_B):
+        same &= np.diff(key_B[order]) == 0
+    if same.any():
+        row = int(order[np.flatnonzero(same)[0]])
+        raise InputError(f"{path}: row {row_name(rows, row)} is there twice; every row needs a key of its own")
 
 
 def row_name(rows: pa.Table, row: int) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from entropyctl.table.columns import buffer_view, filled
+from entropyctl.table.columns import Array, buffer_view
 
 
 class ColumnDigest:
@@ -42,67 +42,88 @@ class ColumnDigest:
         self._hashes[path].update(data)
 
     def _feed(self, path: str, array: pa.Array) -> None:
-        if pa.types.is_dictionary(array.type):
-            array = array.dictionary_decode()
-        if isinstance(array, pa.ExtensionArray):
-            array = array.storage
+        if len(array) == 0:
+            return  # an empty batch, or a batch of empty lists, must leave no trace
+        array = _plain(array)
         kind = array.type
         start = self._rows.get(path, 0)
         self._rows[path] = start + len(array)
-        if array.null_count:
-            nulls = np.flatnonzero(buffer_view(array.is_null(), np.bool_))
+        nulls = np.flatnonzero(buffer_view(array.is_null(), np.bool_)) if array.null_count else np.empty(0, np.int64)
+        if len(nulls):
             self._add(f"{path}?", (nulls + start).astype("<i8").tobytes())
         if pa.types.is_struct(kind):
             for field, child in zip(kind, array.flatten(), strict=True):
                 self._feed(f"{path}.{field.name}", child)
         elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-            self._add(f"{path}#", _list_lengths(array))
+            self._add(f"{path}#", _list_lengths(array, nulls))
             self._feed(f"{path}[]", array.flatten())
-        elif pa.types.is_map(kind):
-            self._feed(path, array.cast(pa.list_(pa.struct([kind.key_field, kind.item_field]))))
-        elif pa.types.is_null(kind):
-            pass
-        elif pa.types.is_primitive(kind) or pa.types.is_boolean(kind):
-            self._add(path, _fixed_width_bytes(array))
-        else:
-            self._add_binary(path, array)
+        elif pa.types.is_boolean(kind):
+            values = buffer_view(array, np.bool_).copy()
+            values[nulls] = False
+            self._add(path, values.tobytes())
+        elif _has_width(kind):
+            self._add(path, _fixed_width_bytes(array, nulls))
+        elif not pa.types.is_null(kind):
+            self._add_binary(path, array, nulls)
 
-    def _add_binary(self, path: str, array: pa.Array) -> None:
-        if pa.types.is_decimal(array.type):
-            array = array.cast(pa.string())
+    def _add_binary(self, path: str, array: pa.Array, nulls: Array) -> None:
         array = array.cast(pa.large_binary())
-        lengths = np.zeros(len(array), "<i8")
-        present = array.drop_null() if array.null_count else array
-        offsets = np.frombuffer(present.buffers()[1], "<i8")[present.offset : present.offset + len(present) + 1]
-        lengths[_valid(array)] = np.diff(offsets)
+        offsets = np.frombuffer(array.buffers()[1], "<i8")[array.offset : array.offset + len(array) + 1]
+        lengths = np.diff(offsets)
+        lengths[nulls] = 0
         self._add(f"{path}#", lengths.tobytes())
-        data = present.buffers()[2]
-        if data is not None and len(present):
+        array = array.drop_null() if len(nulls) else array
+        data = array.buffers()[2]
+        if data is not None and len(array):
+            offsets = np.frombuffer(array.buffers()[1], "<i8")[array.offset : array.offset + len(array) + 1]
             self._add(path, memoryview(data)[int(offsets[0]) : int(offsets[-1])])
 
 
-def _list_lengths(array: pa.Array) -> bytes:
+def _plain(array: pa.Array) -> pa.Array:
+    """The same values without an encoding or a name around them."""
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        return _plain(array.dictionary_decode())
+    if pa.types.is_map(kind):
+        return array.cast(pa.list_(pa.struct([kind.key_field, kind.item_field])))
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        return array.cast(pa.large_list(kind.value_field))
+    return array
+
+
+def _has_width(kind: pa.DataType) -> bool:
+    try:
+        return bool(kind.bit_width % 8 == 0)
+    except ValueError:
+        return False
+
+
+def _list_lengths(array: pa.Array, nulls: Array) -> bytes:
     if pa.types.is_fixed_size_list(array.type):
-        return np.full(len(array), array.type.list_size, "<i8").tobytes()
-    return filled(array.value_lengths()).astype("<i8").tobytes()
+        lengths = np.full(len(array), array.type.list_size, "<i8")
+    else:
+        lengths = buffer_view(array.value_lengths(), _offset_type(array.type)).astype("<i8")
+    lengths[nulls] = 0
+    return lengths.tobytes()
 
 
-def _fixed_width_bytes(array: pa.Array) -> Any:
-    if pa.types.is_boolean(array.type):
-        return filled(array, False).tobytes()
+def _offset_type(kind: pa.DataType) -> Any:
+    return np.int64 if pa.types.is_large_list(kind) else np.int32
+
+
+def _fixed_width_bytes(array: pa.Array, nulls: Array) -> Any:
     width = array.type.bit_width // 8
     data = array.buffers()[1]
     if data is None:
         return b""
     values = memoryview(data)[array.offset * width : (array.offset + len(array)) * width]
-    if not array.null_count:
+    if not len(nulls):
         return values
-    rows = np.frombuffer(values, np.uint8).reshape(-1, width) * _valid(array)[:, None].astype(np.uint8)
-    return rows.tobytes()
-
-
-def _valid(array: pa.Array) -> Any:
-    return ~buffer_view(array.is_null(), np.bool_) if array.null_count else np.ones(len(array), bool)
+    filled = np.frombuffer(values, np.uint8).reshape(len(array), width).copy()
+    filled[nulls] = 0  # what lies under a null is left over from anything
+    return filled.tobytes()
 
 
 class TableDigest:

@@ -7,6 +7,7 @@ Three metadata keys carry it, in the Arrow schema of a stream and in the footer 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import xxhash
 
 from entropyctl.errors import InputError, MismatchError
+from entropyctl.table.digest import table_digest
 from entropyctl.table.schema import check_version, load_schema
 from entropyctl.table.types import type_name
 
@@ -46,7 +48,8 @@ class Header:
 
 
 def _json(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    # ASCII, because a file name in a record of provenance need not be valid UTF-8.
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def read_header(metadata: dict[bytes, bytes] | None, path: str) -> Header | None:
@@ -55,15 +58,45 @@ def read_header(metadata: dict[bytes, bytes] | None, path: str) -> Header | None
     Raises:
         InputError: the metadata is damaged, or of a newer version.
     """
-    if not metadata or SCHEMA_KEY not in metadata:
+    metadata = metadata or {}
+    if SCHEMA_KEY not in metadata:
+        if ours := [key for key in metadata if key.startswith(b"entropyctl.")]:
+            name = ours[0].decode(errors="replace")
+            raise InputError(f"{path}: is damaged (it has {name} but no {SCHEMA_KEY.decode()}); make it again")
         return None
     table = check_version(metadata[SCHEMA_KEY].decode(errors="replace"), path)
+    context = read_json(metadata.get(CONTEXT_KEY, b"{}"), dict, path)
+    return Header(table, context, read_chain(metadata.get(PROVENANCE_KEY, b"[]"), path))
+
+
+def read_json(text: bytes, kind: type, path: str) -> Any:
+    """A value of the metadata, which must be of the type `kind`.
+
+    Raises:
+        InputError: it is something else.
+    """
     try:
-        context = json.loads(metadata.get(CONTEXT_KEY, b"{}"))
-        chain = json.loads(metadata.get(PROVENANCE_KEY, b"[]"))
-    except ValueError as error:
-        raise InputError(f"{path}: its metadata is damaged ({error}); make the file again") from None
-    return Header(table, context, chain)
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: its metadata is damaged ({error}); make it again") from None
+    if not isinstance(value, kind):
+        raise InputError(f"{path}: its metadata is damaged ({text[:40]!r} is no {kind.__name__}); make it again")
+    return value
+
+
+def read_chain(text: bytes, path: str) -> list[Record]:
+    """A chain of provenance, of which every record has an id and a stage.
+
+    Raises:
+        InputError: it has not.
+    """
+    chain: list[Record] = read_json(text, list, path)
+    for record in chain:
+        if not (
+            isinstance(record, dict) and isinstance(record.get("id"), str) and isinstance(record.get("stage"), str)
+        ):
+            raise InputError(f"{path}: its metadata is damaged (a record without id or stage); make it again")
+    return chain
 
 
 def seal(header: Header, schema: pa.Schema, rows: int) -> str:
@@ -71,6 +104,12 @@ def seal(header: Header, schema: pa.Schema, rows: int) -> str:
     fields = ";".join(f"{f.name}:{type_name(f.type)}" for f in schema)
     parts = [*header.to_metadata().values(), fields.encode(), str(rows).encode()]
     return xxhash.xxh3_128_hexdigest(b"\0".join(parts))
+
+
+def step_digest(number: int, columns: dict[str, str], sealed: str) -> str:
+    """What proves a step of a stream: its number, every value of the stream so far, and the header."""
+    text = f"{number};{table_digest(columns)};{sealed}"
+    return xxhash.xxh3_128_hexdigest(text.encode())
 
 
 def end_record(header: Header, schema: pa.Schema, rows: int, digest: str, columns: dict[str, str]) -> bytes:
@@ -86,19 +125,20 @@ def end_record(header: Header, schema: pa.Schema, rows: int, digest: str, column
     )
 
 
-def flat_context(context: Context, prefix: str = "") -> dict[str, Any]:
-    """`{"sampling": {"top_p": 1}}` as `{"sampling.top_p": 1}`."""
-    flat: dict[str, Any] = {}
+def _leaves(context: Context, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """`{"sampling": {"top_p": 1}}` as `("sampling", "top_p"), 1`."""
     for key, value in context.items():
         if isinstance(value, dict):
-            flat |= flat_context(value, f"{prefix}{key}.")
+            yield from _leaves(value, (*above, key))
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            yield (*above, key), value
 
 
 def merge_contexts(
-    named: list[tuple[str, Context]], allow: tuple[str, ...] = (), hint: str = "use files of one run"
+    named: list[tuple[str, Context]],
+    allow: tuple[str, ...] = (),
+    hint: str = "use files of one run",
+    allowed: list[Record] | None = None,
 ) -> Context:
     """One context out of several inputs'; the first one's word counts where a difference is allowed.
 
@@ -106,23 +146,42 @@ def merge_contexts(
         named: (file, context) for each input.
         allow: names of fields that may differ, for example `sampling.temperature`.
         hint: the remedy in the message.
+        allowed: receives each difference that was allowed, for the record of provenance.
 
     Raises:
         MismatchError: two inputs disagree on a field.
     """
     merged: Context = {}
-    origin: dict[str, str] = {}
+    origin: dict[tuple[str, ...], tuple[Any, str]] = {}
     for path, context in named:
-        for name, value in flat_context(context).items():
-            target = merged
-            *parents, leaf = name.split(".")
-            for parent in parents:
-                target = target.setdefault(parent, {})
-            if leaf not in target:
-                target[leaf], origin[name] = value, path
-            elif target[leaf] != value and name not in allow:
+        for keys, value in _leaves(context):
+            name = ".".join(keys)
+            if keys not in origin:
+                origin[keys] = (value, path)
+                _put(merged, keys, value)
+            elif origin[keys][0] != value and name not in allow:
                 raise MismatchError(
-                    f"{path}: {name} is {value}, but {origin[name]} has {target[leaf]}; "
+                    f"{path}: {name} is {value}, but {origin[keys][1]} has {origin[keys][0]}; "
                     f"{hint}, or allow it with --allow-mismatch {name}"
                 )
+            elif origin[keys][0] != value and allowed is not None:
+                allowed.append({"field": name, "used": origin[keys][0], "path": path, "value": value})
+    return merged
+
+
+def _put(context: Context, keys: tuple[str, ...], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = context.setdefault(key, {})
+        if not isinstance(inner, dict):
+            return  # one input has a value where another has a group: the first one's word counts
+        context = inner
+    context.setdefault(keys[-1], value)
+
+
+def with_facts(context: Context, facts: Context) -> Context:
+    """The context with a stage's own facts in it; where both know a field, the stage's word counts."""
+    merged = dict(context)
+    for key, value in facts.items():
+        old = merged.get(key)
+        merged[key] = with_facts(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged

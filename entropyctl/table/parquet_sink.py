@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from entropyctl.errors import InputError
 from entropyctl.table.atomic import AtomicFile, cannot_write
 from entropyctl.table.columns import row_lengths
 from entropyctl.table.digest import TableDigest, table_digest
@@ -19,20 +22,20 @@ TOKENS_PER_ROW_GROUP = 500_000
 
 
 class ParquetSink:
-    """One Parquet file, visible once `commit` has returned."""
+    """One Parquet file, durable once `settle` and visible once `publish` has returned."""
 
-    def __init__(self, path: str, schema: pa.Schema, header: Header) -> None:
-        self.path = path
-        self._schema = schema
+    def __init__(self, file: AtomicFile, schema: pa.Schema, header: Header) -> None:
+        self.path = file.path
+        self._schema = stored_schema(schema, self.path)
         self._digest = TableDigest()
         self._rows = 0
-        self._file = AtomicFile(path)
-        leaves = [leaf for field in schema for leaf in _leaves(field.name, field.type)]
+        self._file = file
+        leaves = [leaf for field in self._schema for leaf in _leaves(field.name, field.type)]
         # The schema's name goes in at once and the end record last: a writer that an exception closed
         # leaves a valid Parquet file, which must not pass for a whole table.
-        marked = schema.with_metadata({SCHEMA_KEY: header.to_metadata()[SCHEMA_KEY]})
+        marked = self._schema.with_metadata({SCHEMA_KEY: header.to_metadata()[SCHEMA_KEY]})
         self._writer = pq.ParquetWriter(
-            self._file.file,
+            file.file,
             marked,
             compression="zstd",
             compression_level=1,
@@ -49,6 +52,11 @@ class ParquetSink:
         Raises:
             OutputError: the file system refuses.
         """
+        if rows.schema != self._schema:
+            try:
+                rows = rows.cast(self._schema)
+            except pa.ArrowException as error:
+                raise InputError(f"{self.path}: a value does not fit into Parquet ({error}); drop its column") from None
         self._digest.update(rows)
         self._rows += rows.num_rows
         try:
@@ -57,8 +65,8 @@ class ParquetSink:
         except OSError as error:
             raise cannot_write(self.path, error) from None
 
-    def commit(self, header: Header) -> None:
-        """Write the end record and make the file visible."""
+    def settle(self, header: Header) -> None:
+        """Write the end record and make the bytes durable."""
         columns = self._digest.columns()
         end = end_record(header, self._schema, self._rows, table_digest(columns), columns)
         metadata = {k: v for k, v in header.to_metadata().items() if k != SCHEMA_KEY}
@@ -67,15 +75,37 @@ class ParquetSink:
             self._writer.close()
         except OSError as error:
             raise cannot_write(self.path, error) from None
-        self._file.commit()
+        self._file.settle()
+
+    def publish(self) -> None:
+        """Make the file visible."""
+        self._file.publish()
 
     def abort(self) -> None:
         """Leave nothing behind."""
-        try:
+        with suppress(OSError, pa.ArrowException):  # the disk that is full, again
             self._writer.close()
-        except (OSError, pa.ArrowException):
-            pass  # the disk that is full, again
         self._file.abort()
+
+
+def stored_schema(schema: pa.Schema, path: str) -> pa.Schema:
+    """The schema as Parquet gives it back: seconds become milliseconds, for example.
+
+    Raises:
+        InputError: a column is of a type that Parquet cannot hold.
+    """
+    fields = []
+    for field in schema:
+        buffer = io.BytesIO()
+        try:
+            pq.ParquetWriter(buffer, pa.schema([field]), store_schema=True).close()
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(
+                f"{path}: column '{field.name}' is {field.type}, which Parquet cannot hold ({reason}); drop or cast it"
+            ) from None
+        fields.append(pa.field(field.name, pq.ParquetFile(buffer).schema_arrow.field(0).type))
+    return pa.schema(fields)
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -97,13 +127,16 @@ def _leaves(path: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
 
 
 def _parts(rows: pa.Table) -> Iterator[pa.Table]:
-    """The rows, cut so that no part has many more tokens than a row group should."""
+    """The rows, cut so that no part has more tokens than a row group should, where it has more than one row."""
     tokens = np.ones(rows.num_rows, np.int64)
     for field in rows.schema:
         if is_list(field.type):
             tokens = np.maximum(tokens, row_lengths(rows[field.name]))
-    cuts = np.cumsum(tokens) // TOKENS_PER_ROW_GROUP
-    starts = [0, *(np.flatnonzero(np.diff(cuts)) + 1).tolist(), rows.num_rows]
-    for start, stop in zip(starts, starts[1:], strict=False):
-        if stop > start:
-            yield rows.slice(start, stop - start)
+    start, held = 0, 0
+    for row, count in enumerate(tokens.tolist()):
+        if row > start and held + count > TOKENS_PER_ROW_GROUP:
+            yield rows.slice(start, row - start)
+            start, held = row, 0
+        held += count
+    if rows.num_rows > start:
+        yield rows.slice(start)

@@ -2,35 +2,61 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from entropyctl.errors import InputError
-from entropyctl.table.columns import row_column, row_values
+from entropyctl.table.columns import Array, row_column, row_values
 from entropyctl.table.digest import TableDigest
-from entropyctl.table.header import END_KEY, SCHEMA_KEY, Header, read_header, seal
+from entropyctl.table.header import END_KEY, Header, read_header, read_json, seal
 from entropyctl.table.paths import PARQUET_MAGIC, open_input
 
+# A directory may hold more files than a process may keep open; beyond this many, files are opened for each read.
+MOST_OPEN_FILES = 200
 
-@dataclass(frozen=True)
-class ParquetFile:
-    """One Parquet file whose footer has been read and proved."""
+
+class GroupedFile(Protocol):
+    """A file whose rows lie in groups, each of which can be read alone."""
 
     path: str
-    file: pq.ParquetFile
-    header: Header | None  # None: another program wrote it
+    header: Header | None
     end: dict[str, Any]
+
+    @property
+    def schema(self) -> pa.Schema: ...
+    @property
+    def groups(self) -> int: ...
+    def row_group(self, index: int, columns: list[str]) -> pa.Table: ...
+    def one_step(self, index: int) -> int | None: ...
+    def close(self) -> None: ...
+
+
+class ParquetFile:
+    """One Parquet file whose footer has been read and proved.
+
+    `header` is None when another program wrote it.
+    """
+
+    def __init__(self, path: str, file: pq.ParquetFile, header: Header | None, end: dict[str, Any]) -> None:
+        self.path, self.header, self.end = path, header, end
+        self._metadata = file.metadata
+        self._schema: pa.Schema = file.schema_arrow.remove_metadata()
+        self._file: pq.ParquetFile | None = file
 
     @property
     def schema(self) -> pa.Schema:
         """Columns and types, without metadata."""
-        return self.file.schema_arrow.remove_metadata()
+        return self._schema
+
+    @property
+    def groups(self) -> int:
+        """How many row groups there are."""
+        return int(self._metadata.num_row_groups)
 
     def row_group(self, index: int, columns: list[str]) -> pa.Table:
         """One row group.
@@ -39,18 +65,53 @@ class ParquetFile:
             InputError: the bytes are damaged.
         """
         try:
-            return self.file.read_row_group(index, columns=columns, use_threads=False).replace_schema_metadata(None)
-        except (pa.ArrowException, OSError) as error:
+            if self._file is not None:
+                return _read(self._file, index, columns)
+            with pq.ParquetFile(
+                open_input(self.path), metadata=self._metadata, page_checksum_verification=True
+            ) as file:
+                return _read(file, index, columns)
+        except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
             raise damaged(self.path, error) from None
+
+    def one_step(self, index: int) -> int | None:
+        """The step of a row group's rows, where its statistics say that it is one."""
+        group = self._metadata.row_group(index)
+        for i in range(group.num_columns):
+            chunk = group.column(i)
+            if chunk.path_in_schema == "step":
+                found = chunk.statistics
+                if found is not None and found.has_min_max and found.null_count == 0 and found.min == found.max:
+                    return int(found.min)
+        return None
+
+    def close(self) -> None:
+        """Let go of the file; it is opened again for each read that follows."""
+        if self._file is not None:
+            self._file.close(force=True)
+            self._file = None
+
+
+def _read(file: pq.ParquetFile, index: int, columns: list[str]) -> pa.Table:
+    rows = file.read_row_group(index, columns=columns, use_threads=False).replace_schema_metadata(None)
+    rows.validate(full=True)
+    return rows
 
 
 def damaged(path: str, error: object) -> InputError:
     """The one message for a file whose bytes are not what was written."""
-    reason = str(error).partition("\n")[0].strip().rstrip(".")
+    reason = str(error).partition("\n")[0].strip().rstrip(".") or type(error).__name__
     return InputError(f"{path}: is damaged ({reason}); make it again or restore a copy")
 
 
-def open_parquet(path: str) -> ParquetFile:
+def _changed(path: str, what: str) -> InputError:
+    """The message for a table that is not the one that its end record tells of."""
+    return InputError(
+        f"{path}: is damaged, or another program changed it ({what}); restore a copy, or drop its entropyctl.* metadata"
+    )
+
+
+def open_parquet(path: str, *, keep_open: bool = True) -> ParquetFile:
     """Open a Parquet file and prove its footer.
 
     Raises:
@@ -64,35 +125,23 @@ def open_parquet(path: str) -> ParquetFile:
     raw.seek(0)
     try:
         file = pq.ParquetFile(raw, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
+        metadata = file.metadata.metadata or {}
+        rows = file.metadata.num_rows
+        header = read_header(metadata, path)
+        end = read_json(metadata[END_KEY], dict, path) if END_KEY in metadata else {}
+        opened = ParquetFile(path, file, header, end)
+    except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
         raise damaged(path, error) from None
-    metadata = file.metadata.metadata or {}
-    header = read_header(metadata, path)
-    if header is None:
-        return ParquetFile(path, file, None, {})
-    if END_KEY not in metadata:
-        raise InputError(f"{path}: has no end record, so its writer did not finish; make it again")
-    opened = ParquetFile(path, file, header, _end_record(metadata, path))
-    if opened.end.get("rows") != file.metadata.num_rows:
-        raise damaged(path, f"{file.metadata.num_rows} rows where the end record has {opened.end.get('rows')}")
-    if opened.end.get("seal") != seal(header, opened.schema, file.metadata.num_rows):
-        raise damaged(path, "the footer does not match its seal")
+    if header is not None:
+        if END_KEY not in metadata:
+            raise InputError(f"{path}: has no end record, so its writer did not finish; make it again")
+        if end.get("rows") != rows:
+            raise _changed(path, f"{rows} rows where the end record has {end.get('rows')}")
+        if end.get("seal") != seal(header, opened.schema, rows):
+            raise _changed(path, "the footer does not match its seal")
+    if not keep_open:
+        opened.close()
     return opened
-
-
-def _end_record(metadata: dict[bytes, bytes], path: str) -> dict[str, Any]:
-    try:
-        end = json.loads(metadata[END_KEY])
-    except ValueError as error:
-        raise damaged(path, error) from None
-    if not isinstance(end, dict):
-        raise damaged(path, "the end record is no object")
-    return end
-
-
-def is_foreign(file: pq.ParquetFile) -> bool:
-    """Whether another program wrote the file."""
-    return SCHEMA_KEY not in (file.metadata.metadata or {})
 
 
 @dataclass(frozen=True)
@@ -105,15 +154,21 @@ class Piece:
 
 
 class ParquetSource:
-    """Several Parquet files as one table, read step by step in ascending order of `step`."""
+    """Several files as one table, read step by step.
 
-    def __init__(self, files: list[ParquetFile], columns: list[str]) -> None:
+    The steps of one file come in the file's order; those of several files in ascending order, so that shards
+    which each hold steps 1 to n become one table.
+    """
+
+    def __init__(self, files: Sequence[GroupedFile], columns: list[str]) -> None:
         self.files = files
         self.columns = columns
         self._plan = _plan(files)
         self._digests = [TableDigest() for _ in files]
         # Digests can be compared only when each file's row groups are read once and in order.
         self._read: list[list[int]] = [[] for _ in files]
+        # Of a file that mixes steps within a row group, the group that was read last.
+        self._mixed: dict[int, tuple[int, pa.Table]] = {}
 
     @property
     def step_numbers(self) -> list[int]:
@@ -121,21 +176,43 @@ class ParquetSource:
         return list(self._plan)
 
     def step(self, number: int) -> pa.Table | None:
-        """The rows of a step, or None when there are none."""
-        pieces = self._plan.get(number)
-        if pieces is None:
+        """The rows of a step, or None when there are none.
+
+        Raises:
+            InputError: the bytes are damaged, or files disagree on a column's type.
+        """
+        if number not in self._plan:
             return None
-        wanted = self.columns if all(p.whole for p in pieces) else list(dict.fromkeys([*self.columns, "step"]))
-        tables = []
-        for piece in pieces:
-            rows = self.files[piece.file].row_group(piece.group, wanted if not piece.whole else self.columns)
-            if piece.group not in self._read[piece.file]:
-                self._digests[piece.file].update(rows.select(self.columns))
-                self._read[piece.file].append(piece.group)
-            if not piece.whole:
-                rows = rows.filter(row_column(row_values(rows["step"]) == number, pa.bool_())).select(self.columns)
-            tables.append(rows)
-        return pa.concat_tables(tables, promote_options="permissive")
+        tables = [self._piece(piece, number) for piece in self._plan[number]]
+        if len(tables) == 1:
+            return tables[0]
+        try:
+            return pa.concat_tables(tables, promote_options="permissive")
+        except pa.ArrowException as error:
+            paths = " and ".join(dict.fromkeys(self.files[p.file].path for p in self._plan[number]))
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"{paths}: have columns of different types ({reason}); make them alike") from None
+
+    def _piece(self, piece: Piece, number: int) -> pa.Table:
+        if piece.whole:
+            rows = self._group(piece, self.columns)
+            if "step" in rows.column_names and not (row_values(_int64(rows["step"])) == number).all():
+                raise damaged(self.files[piece.file].path, f"rows of other steps where step {number} should be")
+            return rows
+        held = self._mixed.get(piece.file)
+        if held is None or held[0] != piece.group:
+            held = (piece.group, self._group(piece, list(dict.fromkeys([*self.columns, "step"]))))
+            self._mixed[piece.file] = held
+        rows = held[1]
+        here = row_column(row_values(_int64(rows["step"])) == number, pa.bool_())
+        return rows.filter(here).select(self.columns)
+
+    def _group(self, piece: Piece, columns: list[str]) -> pa.Table:
+        rows = self.files[piece.file].row_group(piece.group, columns)
+        if piece.group not in self._read[piece.file][-1:]:
+            self._digests[piece.file].update(rows.select(self.columns))
+            self._read[piece.file].append(piece.group)
+        return rows
 
     def steps(self) -> Iterator[tuple[int, pa.Table]]:
         """Every step with its rows; the files' digests are compared after the last one."""
@@ -153,48 +230,59 @@ class ParquetSource:
         """
         for file, digest, groups in zip(self.files, self._digests, self._read, strict=True):
             expected = file.end.get("columns")
-            if expected is None or groups != list(range(file.file.num_row_groups)):
+            if not isinstance(expected, dict) or not groups:
                 continue
+            if groups != list(range(file.groups)):
+                digest = self._digest_in_order(file)
             for name, value in digest.columns().items():
                 if expected.get(name) != value:
-                    raise damaged(file.path, f"column '{name}' does not match its digest")
+                    raise _changed(file.path, f"column '{name}' does not match its digest")
+
+    def _digest_in_order(self, file: GroupedFile) -> TableDigest:
+        """Steps that do not ascend, or that were skipped: the file is read once more, in its own order."""
+        digest = TableDigest()
+        for group in range(file.groups):
+            digest.update(file.row_group(group, self.columns))
+        return digest
 
     def close(self) -> None:
         """Close the files."""
         for file in self.files:
-            file.file.close()
+            file.close()
 
 
-def _plan(files: list[ParquetFile]) -> dict[int, list[Piece]]:
+def _int64(steps: pa.ChunkedArray) -> pa.ChunkedArray:
+    return steps if steps.type == pa.int64() else steps.cast(pa.int64())
+
+
+def _plan(files: Sequence[GroupedFile]) -> dict[int, list[Piece]]:
     """Which row groups hold which step, from the footers' statistics where they say it exactly."""
     plan: dict[int, list[Piece]] = {}
     for index, file in enumerate(files):
-        column = file.schema.get_field_index("step")
-        for group in range(file.file.num_row_groups):
-            steps = _steps_of_group(file, group, column)
+        for group in range(file.groups):
+            steps = _steps_of_group(file, group)
             for number in steps:
                 plan.setdefault(number, []).append(Piece(index, group, whole=len(steps) == 1))
-    return dict(sorted(plan.items()))
+    return plan if len(files) == 1 else dict(sorted(plan.items()))
 
 
-def _steps_of_group(file: ParquetFile, group: int, column: int) -> list[int]:
-    if column < 0:
+def _steps_of_group(file: GroupedFile, group: int) -> list[int]:
+    if "step" not in file.schema.names:
         return [0]  # a table without steps is one step
-    statistics = _step_statistics(file.file, group)
-    if statistics is not None and statistics[0] == statistics[1]:
-        return [int(statistics[0])]
+    known = file.one_step(group)
+    if known is not None:
+        return [known]
     steps = file.row_group(group, ["step"])["step"]
     if steps.null_count:
         raise InputError(f"{file.path}: column 'step' has nulls; give every row its step")
-    return [int(number) for number in np.unique(row_values(steps.cast(pa.int64())))]
+    try:
+        number_B: Array = row_values(_int64(steps))
+    except pa.ArrowException:
+        raise InputError(f"{file.path}: column 'step' is {steps.type}; it must be int64") from None
+    return _in_order(number_B)
 
 
-def _step_statistics(file: pq.ParquetFile, group: int) -> tuple[int, int] | None:
-    metadata = file.metadata.row_group(group)
-    for i in range(metadata.num_columns):
-        chunk = metadata.column(i)
-        if chunk.path_in_schema == "step":
-            statistics = chunk.statistics
-            if statistics is not None and statistics.has_min_max and statistics.null_count == 0:
-                return statistics.min, statistics.max
-    return None
+def _in_order(number_B: Array) -> list[int]:
+    """The distinct numbers in order of first appearance."""
+    numbers, first = np.unique(number_B, return_index=True)
+    return [int(n) for n in numbers[np.argsort(first)]]

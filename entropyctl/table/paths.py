@@ -6,7 +6,9 @@ import glob
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
+import pyarrow as pa
 from pyarrow import fs
 
 from entropyctl.errors import InputError
@@ -19,6 +21,11 @@ STREAM_MAGIC = b"\xff\xff\xff\xff"
 def is_remote(path: str) -> bool:
     """Whether a path names a file system by a scheme: `s3://bucket/key`, `gs://...`, `memory://...`."""
     return "://" in path
+
+
+def local_path(path: str) -> str:
+    """`file:///a/b` as `/a/b`, which is then treated like any local file; every other path as it is."""
+    return unquote(path.removeprefix("file://")) if path.startswith("file:///") else path
 
 
 def filesystem_of(path: str) -> tuple[fs.FileSystem, str]:
@@ -53,6 +60,7 @@ def expand(path: str) -> list[str]:
     Raises:
         InputError: there is no such file, or the directory holds none.
     """
+    path = local_path(path)
     if is_remote(path):
         return _expand_remote(path)
     if os.path.isdir(path):
@@ -96,6 +104,8 @@ def open_input(path: str) -> Any:
     """
     filesystem, inner = filesystem_of(path)
     try:
-        return filesystem.open_input_file(inner)
+        # Bytes, because a name that is no UTF-8 is a name all the same.
+        return filesystem.open_input_file(inner) if is_remote(path) else pa.OSFile(os.fsencode(path), "rb")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error}); check the path and its permissions") from None
+        reason = os.strerror(error.errno) if error.errno else str(error).partition("\n")[0]
+        raise InputError(f"{path}: cannot be read ({reason}); check the path and its permissions") from None

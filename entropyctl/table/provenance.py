@@ -63,8 +63,11 @@ def finished(record: Record, began: float, inputs: list[dict[str, Any]], rows: i
 
 
 def narrowed(header: Header) -> bool:
-    """Whether a stage in this chain wrote fewer rows than it read (`advantage --keep-groups`)."""
-    return any(record.get("rows_in", 0) > record.get("rows", 0) for record in header.chain)
+    """Whether a stage in this chain leaves rows out on purpose (`advantage --keep-groups`).
+
+    Such a stage says so when it begins (`narrows`): a stream must be understood before its end.
+    """
+    return any(record.get("narrows") or record.get("rows_in", 0) > record.get("rows", 0) for record in header.chain)
 
 
 def related(a: Header, b: Header) -> bool:

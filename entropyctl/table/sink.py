@@ -7,6 +7,7 @@ with read(inputs) as source, write("masked.parquet", "masked", record, source) a
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -17,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 from entropyctl.errors import EntropyctlError, UsageError
+from entropyctl.table.atomic import AtomicFile
 from entropyctl.table.columns import buffer_view, one_chunk
 from entropyctl.table.conform import check_lengths
-from entropyctl.table.header import Context, Header, Record
+from entropyctl.table.header import Context, Header, Record, with_facts
 from entropyctl.table.parquet_sink import ParquetSink
 from entropyctl.table.provenance import finished, merge_chains
 from entropyctl.table.schema import KEY, column_of, load_schema
@@ -30,7 +32,8 @@ from entropyctl.table.types import is_list
 
 class _Writer(Protocol):
     def put(self, number: int, rows: pa.Table) -> None: ...
-    def commit(self, header: Header) -> None: ...
+    def settle(self, header: Header) -> None: ...
+    def publish(self) -> None: ...
     def abort(self) -> None: ...
 
 
@@ -50,7 +53,7 @@ class Sink:
         stdout: BinaryIO | None = None,
         inputs: Sequence[dict[str, Any]] = (),
     ) -> None:
-        """Prepare the output; files are opened when the first step arrives.
+        """Prepare the output; `with` opens its files, so that a bad path is known before any work is done.
 
         Args:
             output: path of a Parquet file; None or "-" streams to standard output.
@@ -64,15 +67,18 @@ class Sink:
             inputs: what the record says of inputs that are not tables (prompts, for example).
 
         Raises:
-            UsageError: the output would be binary data on a terminal.
+            UsageError: the output would be binary data on a terminal, or -o and --tee are one file.
         """
         self._streams = output in (None, "-")
         self._stdout = stdout
         if self._streams and stdout is None and sys.stdout.isatty():
             raise UsageError("will not write binary data to a terminal; give -o FILE, or pipe into the next stage")
         self._paths = [path for path in (None if self._streams else output, tee) if path]
+        if len({os.path.realpath(path) for path in self._paths}) < len(self._paths):
+            raise UsageError(f"-o and --tee both name {tee}; give them different files, or leave one out")
+        self._files: list[AtomicFile] = []
         self.table, self.record, self.source = table, record, source
-        self._context = {**(source.context if source else {}), **(context or {})}
+        self._context = with_facts(source.context if source else {}, context or {})
         self._only = None if only is None else [*KEY, *(n for n in only if n not in KEY)]
         self._inputs = list(inputs)
         self._writers: list[_Writer] | None = None
@@ -109,12 +115,17 @@ class Sink:
         """Numbers for the record of provenance; for a stream they travel in its end record."""
         self._summary |= summary
 
+    def _open_files(self) -> None:
+        for path in self._paths[len(self._files) :]:
+            self._files.append(AtomicFile(path))
+
     def _open(self, schema: pa.Schema) -> None:
+        self._open_files()
         self._schema = schema
         header = self._header(self.record)
         self._writers = []
-        for path in self._paths:
-            self._writers.append(ParquetSink(path, schema, header))
+        for file in self._files:
+            self._writers.append(ParquetSink(file, schema, header))
         if self._streams:
             self._writers.append(StreamSink(self._stdout or _raw_stdout(), schema, header))
 
@@ -127,10 +138,15 @@ class Sink:
             self._open(self._empty_schema())
         assert self._writers is not None
         origins = self.source.origins(self.rows_read) if self.source else self._inputs
+        if self.source and self.source.mismatches:
+            self.record["allowed_mismatches"] = self.source.mismatches
         header = self._header(finished(self.record, self._began, origins, self.rows, self._summary))
-        for writer in reversed(self._writers):
-            # The stream first: when its reader has gone, no file is committed either.
-            writer.commit(header)
+        # Files settle before the stream ends, so that a full disk is found while the stream can still be left
+        # without its end record; they appear after it, so that a reader that has gone leaves none.
+        for writer in self._writers:
+            writer.settle(header)
+        for writer in self._writers:
+            writer.publish()
 
     def _empty_schema(self) -> pa.Schema:
         """Columns of an output without rows: the source's, and what the table adds to them."""
@@ -144,8 +160,15 @@ class Sink:
     def _abort(self) -> None:
         for writer in self._writers or []:
             writer.abort()
+        for file in self._files:
+            file.abort()
 
     def __enter__(self) -> Sink:
+        try:
+            self._open_files()
+        except BaseException:
+            self._abort()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -10,16 +10,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 
 from entropyctl.errors import InputError, UsageError
-from entropyctl.table.arrow_file import open_arrow_file
-from entropyctl.table.conform import check_lengths, conform
+from entropyctl.table.arrow_file import ArrowFile
+from entropyctl.table.conform import check_keys, check_lengths, check_nulls_in_lists, check_values, conform
 from entropyctl.table.header import Header, Record, merge_contexts
 from entropyctl.table.overlay import Overlay, check_related
-from entropyctl.table.parquet_source import ParquetSource, open_parquet
+from entropyctl.table.parquet_source import MOST_OPEN_FILES, GroupedFile, ParquetSource, open_parquet
 from entropyctl.table.paths import ARROW_FILE_MAGIC, PARQUET_MAGIC, STREAM_MAGIC, expand, is_remote, open_input
 from entropyctl.table.provenance import merge_chains, unknown_record
 from entropyctl.table.schema import KEY, known_column
@@ -33,37 +33,27 @@ class Step(NamedTuple):
     rows: pa.Table
 
 
-class StepReader(Protocol):
-    """One input, as a sequence of (step, rows)."""
-
-    def steps(self) -> Iterator[tuple[int, pa.Table]]:
-        """Every step in order."""
-
-    def close(self) -> None:
-        """Let go of the files."""
-
-
 class Input(NamedTuple):
     """One input argument, opened."""
 
     path: str
-    reader: StepReader
+    reader: StreamSource | ParquetSource
     schema: pa.Schema
+    of_files: Header | None = None
 
     @property
     def header(self) -> Header:
         """What the input says of itself; of a stream, complete only after its end."""
         if isinstance(self.reader, StreamSource):
             return self.reader.header
-        assert isinstance(self.reader, ParquetSource)
-        return _header_of_files(self.reader)
+        return self.of_files or Header()
 
 
-def _header_of_files(source: ParquetSource) -> Header:
-    headers = [(f.path, f.header) for f in source.files]
+def _header_of_files(files: Sequence[GroupedFile], allow: tuple[str, ...], mismatches: list[Record]) -> Header:
+    headers = [(f.path, f.header) for f in files]
     chains = [h.chain if h else [unknown_record(path)] for path, h in headers]
     table = next((h.table for _, h in headers if h), None)
-    context = merge_contexts([(path, h.context) for path, h in headers if h])
+    context = merge_contexts([(path, h.context) for path, h in headers if h], allow, allowed=mismatches)
     return Header(table, context, merge_chains(chains))
 
 
@@ -72,39 +62,40 @@ def notice(text: str) -> None:
     print(f"entropyctl: {text}", file=sys.stderr)
 
 
-def _open(path: str, stdin: BinaryIO | None) -> Input:
+def _open(path: str, stdin: BinaryIO | None, allow: tuple[str, ...], mismatches: list[Record]) -> Input:
     if path == "-":
         stream = StreamSource(stdin or sys.stdin.buffer, "standard input")
         return Input("-", stream, stream.schema)
     paths = expand(path)
-    if len(paths) == 1 and not is_remote(path):
+    if len(paths) == 1 and not is_remote(paths[0]):
         with open_input(paths[0]) as raw:
             head = raw.read(6)
         if head.startswith(STREAM_MAGIC):
             stream = StreamSource(open(paths[0], "rb"), path)  # noqa: SIM115
             return Input(path, stream, stream.schema)
         if head.startswith(ARROW_FILE_MAGIC):
-            return _parquet_like(path, open_arrow_file(paths[0]))
+            return _input_of_files(path, [ArrowFile(paths[0])], allow, mismatches)
         if not head.startswith(PARQUET_MAGIC):
             what = "is empty" if not head else "is neither Parquet nor Arrow"
             raise InputError(f"{path}: {what}; name a table that entropyctl or another Parquet writer made")
-    files = [open_parquet(file) for file in paths]
+    files = [open_parquet(file, keep_open=len(paths) <= MOST_OPEN_FILES) for file in paths]
+    return _input_of_files(path, files, allow, mismatches)
+
+
+def _input_of_files(path: str, files: Sequence[GroupedFile], allow: tuple[str, ...], mismatches: list[Record]) -> Input:
     for file in files:
         if file.header is None:
             notice(f"{file.path}: written by another program; its history starts as unknown")
-    source = ParquetSource(files, [])
-    return Input(path, source, _common_schema(source))
+    schema = _common_schema(files)
+    return Input(path, ParquetSource(files, []), schema, _header_of_files(files, allow, mismatches))
 
 
-def _parquet_like(path: str, source: ParquetSource) -> Input:
-    notice(f"{path}: written by another program; its history starts as unknown")
-    return Input(path, source, _common_schema(source))
-
-
-def _common_schema(source: ParquetSource) -> pa.Schema:
-    first = source.files[0]
-    for other in source.files[1:]:
-        if set(other.schema.names) != set(first.schema.names):
+def _common_schema(files: Sequence[GroupedFile]) -> pa.Schema:
+    first = files[0]
+    if doubled := sorted({name for name in first.schema.names if first.schema.names.count(name) > 1}):
+        raise InputError(f"{first.path}: has two columns of the name '{doubled[0]}'; rename one")
+    for other in files[1:]:
+        if sorted(other.schema.names) != sorted(first.schema.names):
             odd = sorted(set(other.schema.names) ^ set(first.schema.names))
             raise InputError(
                 f"{other.path}: its columns differ from those of {first.path} ({', '.join(odd)}); "
@@ -144,9 +135,12 @@ class Source:
         if not paths or (list(paths) == ["-"] and stdin is None and sys.stdin.isatty()):
             raise UsageError("no input; name a file, or pipe the stage before this one into it")
         self.allow_mismatch = allow_mismatch
-        self.inputs = [_open(path, stdin) for path in paths]
+        self.mismatches: list[Record] = []
+        self.inputs = [_open(path, stdin, allow_mismatch, self.mismatches) for path in paths]
         check_related([(i.path, i.header) for i in self.inputs])
-        self.context = merge_contexts([(i.path, i.header.context) for i in self.inputs], allow_mismatch)
+        named = [(i.path, i.header.context) for i in self.inputs]
+        self.context = merge_contexts(named, allow_mismatch, allowed=self.mismatches)
+        self._needs = tuple(needs)
         self._owner = self._owners()
         check_needs(self.path, list(self._owner), needs)
         self.columns = [n for n in self._owner if columns is None or n in columns or n in KEY or n in needs]
@@ -168,7 +162,7 @@ class Source:
 
     def _project(self) -> None:
         for index, entry in enumerate(self.inputs):
-            own = [n for n in self.columns if self._owner[n] == index]
+            own = self._owned(index)
             if isinstance(entry.reader, ParquetSource):
                 keys = [k for k in KEY if k in entry.schema.names and k not in own]
                 entry.reader.columns = [n for n in entry.schema.names if n in own or n in keys]
@@ -185,6 +179,14 @@ class Source:
         return tables[-1] if tables else None
 
     @property
+    def temperature(self) -> float:
+        """The temperature that the rows were sampled with; 1, with a notice, where the inputs do not say."""
+        sampling = self.context.get("sampling", {})
+        if "temperature" not in sampling:
+            notice(f"{self.path}: does not say at which temperature it was sampled; taking 1")
+        return float(sampling.get("temperature", 1.0))
+
+    @property
     def chain(self) -> list[Record]:
         """All records of all inputs; of a stream, complete only after its end."""
         return merge_chains([i.header.chain for i in self.inputs])
@@ -196,7 +198,7 @@ class Source:
             origin: dict[str, object] = {"path": entry.path, "records": [r["id"] for r in entry.header.chain[-1:]]}
             if isinstance(entry.reader, StreamSource):
                 origin["digest"] = entry.reader.end.get("digest")
-            elif isinstance(entry.reader, ParquetSource):
+            else:
                 origin["digest"] = ",".join(str(f.end.get("digest", "unknown")) for f in entry.reader.files)
             if index == 0:
                 origin["rows"] = rows
@@ -205,26 +207,34 @@ class Source:
 
     def __iter__(self) -> Iterator[Step]:
         base, *others = self.inputs
-        own = [n for n in self.columns if self._owner[n] == 0]
+        own = self._owned(0)
         overlays = [
-            Overlay(
-                entry.path,
-                entry.reader,
-                entry.header,
-                entry.schema,
-                [n for n in self.columns if self._owner[n] == index],
-            )
+            Overlay(entry.path, entry.reader, entry.header, base.header, entry.schema, self._owned(index))
             for index, entry in enumerate(others, start=1)
         ]
         for number, rows in base.reader.steps():
             rows = rows.select(own)
             for overlay in overlays:
                 rows = overlay.apply(number, rows)
-            rows = rows.select(self.columns).cast(self.schema) if rows.schema != self.schema else rows
-            check_lengths(rows, self.path)
-            yield Step(number, rows)
+            yield Step(number, self._checked(rows.select(self.columns)))
         for overlay in overlays:
             overlay.finish()
+
+    def _owned(self, index: int) -> list[str]:
+        return [n for n in self.columns if self._owner[n] == index]
+
+    def _checked(self, rows: pa.Table) -> pa.Table:
+        check_nulls_in_lists(rows, self.path, self.table)
+        if rows.schema != self.schema:
+            try:
+                rows = rows.cast(self.schema)
+            except (pa.ArrowException, ValueError) as error:
+                reason = str(error).partition("\n")[0]
+                raise InputError(f"{self.path}: a value does not fit the type of its column ({reason})") from None
+        check_lengths(rows, self.path)
+        check_values(rows, self._needs, self.path, self.table)
+        check_keys(rows, self.path)
+        return rows
 
     def __enter__(self) -> Source:
         return self

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 from entropyctl.errors import InputError, StreamEndedEarly
+from entropyctl.table.columns import row_values
 from entropyctl.table.digest import TableDigest, table_digest
-from entropyctl.table.header import END_KEY, PROVENANCE_KEY, STEP_KEY, Header, read_header, seal
+from entropyctl.table.header import (
+    END_KEY,
+    PROVENANCE_KEY,
+    STEP_KEY,
+    Header,
+    read_chain,
+    read_header,
+    read_json,
+    seal,
+    step_digest,
+)
 from entropyctl.table.parquet_source import damaged
 from entropyctl.table.paths import ARROW_FILE_MAGIC, PARQUET_MAGIC, STREAM_MAGIC
+
+CHUNK = 1 << 24
 
 
 class _Prefixed(io.RawIOBase):
@@ -26,13 +38,19 @@ class _Prefixed(io.RawIOBase):
         return True
 
     def read(self, size: int = -1, /) -> bytes:
-        if not self._head:
-            return self._rest.read(size)
         if size < 0:
             data, self._head = self._head + self._rest.read(), b""
             return data
-        taken, self._head = self._head[:size], self._head[size:]
-        return taken if len(taken) == size else taken + self._rest.read(size - len(taken))
+        parts, self._head = [self._head[:size]], self._head[size:]
+        left = size - len(parts[0])
+        while left > 0:
+            # In chunks, because a damaged length must not make us ask for more memory than there are bytes.
+            part = self._rest.read(min(left, CHUNK))
+            if not part:
+                break
+            parts.append(part)
+            left -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 class StreamSource:
@@ -40,6 +58,7 @@ class StreamSource:
 
     def __init__(self, raw: BinaryIO, path: str) -> None:
         self.path = path
+        self._raw = raw
         head = raw.read(6)
         if not head:
             raise StreamEndedEarly(f"{path}: holds nothing at all; the stage before this one failed")
@@ -51,21 +70,22 @@ class StreamSource:
             raise InputError(f"{path}: is no Arrow stream; pipe the output of an entropyctl stage into this one")
         try:
             self._reader = pa.ipc.open_stream(pa.PythonFile(_Prefixed(head, raw), mode="r"))
-        except (pa.ArrowException, OSError) as error:
+            schema: pa.Schema = self._reader.schema
+            self.schema = schema.remove_metadata()
+            header = read_header(schema.metadata, path)
+        except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
             raise (self._ended_early(0) if _cut_short(error) else damaged(path, error)) from None
-        header = read_header(self._reader.schema.metadata, path)
         if header is None:
             raise InputError(f"{path}: the stream lacks entropyctl's metadata; see `entropyctl schema --format`")
         self.header: Header = header
-        self.schema: pa.Schema = self._reader.schema.remove_metadata()
         self.end: dict[str, Any] = {}
 
     def steps(self) -> Iterator[tuple[int, pa.Table]]:
-        """Every step with its rows.
+        """Every step with its rows, each proved before it is handed out.
 
         Raises:
             StreamEndedEarly: the stream stopped before its end record.
-            InputError: the bytes are damaged, or the end record does not match them.
+            InputError: the bytes are damaged, or a mark does not match them.
         """
         digest, total, pending = TableDigest(), 0, list[pa.RecordBatch]()
         while True:
@@ -73,24 +93,39 @@ class StreamSource:
             if STEP_KEY in marks:
                 rows = pa.Table.from_batches(pending, self.schema)
                 pending = []
-                mark = json.loads(marks[STEP_KEY])
-                if rows.num_rows != mark["rows"]:
-                    raise damaged(self.path, f"step {mark['step']} has {rows.num_rows} rows of {mark['rows']}")
                 digest.update(rows)
                 total += rows.num_rows
-                yield mark["step"], rows
+                yield self._prove(marks[STEP_KEY], rows, digest, total), rows
             elif END_KEY in marks:
+                if pending:
+                    raise damaged(self.path, "rows after the end of the last step")
                 self._finish(marks, digest, total)
                 return
             else:
                 pending.append(batch.replace_schema_metadata(None))
 
+    def _prove(self, text: bytes, rows: pa.Table, digest: TableDigest, total: int) -> int:
+        mark = read_json(text, dict, self.path)
+        number = mark.get("step")
+        if not isinstance(number, int):
+            raise damaged(self.path, "the end of a step without its number")
+        if rows.num_rows != mark.get("rows"):
+            raise damaged(self.path, f"step {number} has {rows.num_rows} rows of {mark.get('rows')}")
+        # A program in another language may leave digests and the seal out; ours never do.
+        if "digest" in mark:
+            if mark["digest"] != step_digest(number, digest.columns(), seal(self.header, self.schema, total)):
+                raise damaged(self.path, f"the rows of step {number} do not match their digest")
+        elif rows.num_rows and "step" in rows.column_names and not (row_values(rows["step"]) == number).all():
+            raise damaged(self.path, f"rows of other steps where step {number} should be")
+        return number
+
     def _next(self, total: int) -> tuple[pa.RecordBatch, dict[bytes, bytes]]:
         try:
             batch, metadata = self._reader.read_next_batch_with_custom_metadata()
+            batch.validate(full=True)
         except StopIteration:
             raise self._ended_early(total) from None
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
             if _cut_short(error):
                 raise self._ended_early(total) from None
             raise damaged(self.path, error) from None
@@ -103,22 +138,29 @@ class StreamSource:
         )
 
     def _finish(self, marks: dict[bytes, bytes], digest: TableDigest, total: int) -> None:
-        try:
-            self.end = json.loads(marks[END_KEY])
-            chain = json.loads(marks.get(PROVENANCE_KEY, b"null"))
-        except ValueError as error:
-            raise damaged(self.path, error) from None
-        if chain is not None:
-            self.header = Header(self.header.table, self.header.context, chain)
+        self.end = read_json(marks[END_KEY], dict, self.path)
+        if PROVENANCE_KEY in marks:
+            self.header = Header(self.header.table, self.header.context, read_chain(marks[PROVENANCE_KEY], self.path))
         if self.end.get("status") != "complete":
             raise self._ended_early(total)
         if self.end.get("rows") != total:
             raise damaged(self.path, f"{total} rows where the end record has {self.end.get('rows')}")
-        # A program in another language may leave the digest and the seal out; ours never do.
-        if total and "digest" in self.end and self.end["digest"] != table_digest(digest.columns()):
+        if "digest" in self.end and self.end["digest"] != table_digest(digest.columns()):
             raise damaged(self.path, "the rows do not match their digest")
         if "seal" in self.end and self.end["seal"] != seal(self.header, self.schema, total):
             raise damaged(self.path, "the header does not match its seal")
+        self._drain()
+
+    def _drain(self) -> None:
+        """Read on to the end of the bytes: the writer still has its closing mark to write, and no second table."""
+        try:
+            self._reader.read_next_batch()
+        except (StopIteration, pa.ArrowException, OSError, UnicodeDecodeError, MemoryError):
+            if not self._raw.read(1):
+                return
+        raise InputError(
+            f"{self.path}: goes on after its end record; a stream holds one table, so pipe in one output of one stage"
+        )
 
     def close(self) -> None:
         """Nothing to close: the pipe belongs to the process."""

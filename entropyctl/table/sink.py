@@ -52,6 +52,7 @@ class Sink:
         tee: str | None = None,
         stdout: BinaryIO | None = None,
         inputs: Sequence[dict[str, Any]] = (),
+        chain: Sequence[Record] = (),
     ) -> None:
         """Prepare the output; `with` opens its files, so that a bad path is known before any work is done.
 
@@ -64,7 +65,8 @@ class Sink:
             only: write the key and these columns alone.
             tee: path of a Parquet file to keep while streaming on.
             stdout: the stream that "-" means; the process's standard output by default.
-            inputs: what the record says of inputs that are not tables (prompts, for example).
+            inputs: what the record says of inputs that are not a source (prompts, for example).
+            chain: the records of such inputs.
 
         Raises:
             UsageError: the output would be binary data on a terminal, or -o and --tee are one file.
@@ -80,7 +82,7 @@ class Sink:
         self.table, self.record, self.source = table, record, source
         self._context = with_facts(source.context if source else {}, context or {})
         self._only = None if only is None else [*KEY, *(n for n in only if n not in KEY)]
-        self._inputs = list(inputs)
+        self._inputs, self._chain = list(inputs), list(chain)
         self._writers: list[_Writer] | None = None
         self._schema: pa.Schema | None = None
         self._began = time.monotonic()
@@ -130,7 +132,7 @@ class Sink:
             self._writers.append(StreamSink(self._stdout or _raw_stdout(), schema, header))
 
     def _header(self, record: Record) -> Header:
-        chain = self.source.chain if self.source else []
+        chain = self.source.chain if self.source else self._chain
         return Header(self.table, self._context, merge_chains([chain, [record]]))
 
     def _commit(self) -> None:

@@ -62,7 +62,22 @@ def notice(text: str) -> None:
     print(f"entropyctl: {text}", file=sys.stderr)
 
 
-def _open(path: str, stdin: BinaryIO | None, allow: tuple[str, ...], mismatches: list[Record]) -> Input:
+def open_argument(
+    path: str, stdin: BinaryIO | None = None, allow: tuple[str, ...] = (), mismatches: list[Record] | None = None
+) -> Input:
+    """Open one input argument.
+
+    Args:
+        path: a file, a directory, a glob, or "-" for a stream on standard input.
+        stdin: the stream that "-" means; the process's standard input by default.
+        allow: fields of the context on which the files of a directory may disagree.
+        mismatches: receives each difference that was allowed.
+
+    Raises:
+        InputError: it is missing or damaged.
+        MismatchError: the files of a directory do not belong together.
+    """
+    mismatches = [] if mismatches is None else mismatches
     if path == "-":
         stream = StreamSource(stdin or sys.stdin.buffer, "standard input")
         return Input("-", stream, stream.schema)
@@ -136,7 +151,7 @@ class Source:
             raise UsageError("no input; name a file, or pipe the stage before this one into it")
         self.allow_mismatch = allow_mismatch
         self.mismatches: list[Record] = []
-        self.inputs = [_open(path, stdin, allow_mismatch, self.mismatches) for path in paths]
+        self.inputs = [open_argument(path, stdin, allow_mismatch, self.mismatches) for path in paths]
         check_related([(i.path, i.header) for i in self.inputs])
         named = [(i.path, i.header.context) for i in self.inputs]
         self.context = merge_contexts(named, allow_mismatch, allowed=self.mismatches)

@@ -42,6 +42,17 @@ def _castable(have: pa.DataType, wanted: pa.DataType) -> bool:
     return False
 
 
+def check_names(schema: pa.Schema, path: str) -> None:
+    """Stop where two columns have one name.
+
+    Raises:
+        InputError: names it.
+    """
+    for name in schema.names:
+        if len(schema.get_all_field_indices(name)) != 1:
+            raise InputError(f"{path}: has two columns of the name '{name}'; rename or drop one")
+
+
 def check_lengths(rows: pa.Table, path: str) -> None:
     """Stop where two per-token lists of a row are not of one length.
 

@@ -17,7 +17,7 @@ import xxhash
 from entropyctl.errors import InputError, MismatchError
 from entropyctl.table.digest import table_digest
 from entropyctl.table.schema import check_version, load_schema
-from entropyctl.table.types import type_name
+from entropyctl.table.types import describe
 
 SCHEMA_KEY = b"entropyctl.schema"
 CONTEXT_KEY = b"entropyctl.context"
@@ -101,8 +101,7 @@ def read_chain(text: bytes, path: str) -> list[Record]:
 
 def seal(header: Header, schema: pa.Schema, rows: int) -> str:
     """Digest over all that the digests of the columns do not cover: metadata, names, types, row count."""
-    fields = ";".join(f"{f.name}:{type_name(f.type)}" for f in schema)
-    parts = [*header.to_metadata().values(), fields.encode(), str(rows).encode()]
+    parts = [*header.to_metadata().values(), describe(schema).encode(), str(rows).encode()]
     return xxhash.xxh3_128_hexdigest(b"\0".join(parts))
 
 

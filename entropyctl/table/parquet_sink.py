@@ -14,6 +14,7 @@ from entropyctl.errors import InputError
 from entropyctl.table.atomic import AtomicFile, cannot_write
 from entropyctl.table.columns import row_lengths
 from entropyctl.table.digest import TableDigest, table_digest
+from entropyctl.table.footer import GuardedFile
 from entropyctl.table.header import END_KEY, SCHEMA_KEY, Header, end_record
 from entropyctl.table.types import is_list
 
@@ -34,8 +35,9 @@ class ParquetSink:
         # The schema's name goes in at once and the end record last: a writer that an exception closed
         # leaves a valid Parquet file, which must not pass for a whole table.
         marked = self._schema.with_metadata({SCHEMA_KEY: header.to_metadata()[SCHEMA_KEY]})
+        self._guarded = GuardedFile(file.file)
         self._writer = pq.ParquetWriter(
-            file.file,
+            self._guarded,
             marked,
             compression="zstd",
             compression_level=1,
@@ -72,7 +74,9 @@ class ParquetSink:
         metadata = {k: v for k, v in header.to_metadata().items() if k != SCHEMA_KEY}
         try:
             self._writer.add_key_value_metadata({**metadata, END_KEY: end})
+            self._guarded.hold()
             self._writer.close()
+            self._guarded.release()
         except OSError as error:
             raise cannot_write(self.path, error) from None
         self._file.settle()

@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 from entropyctl.errors import InputError
 from entropyctl.table.columns import Array, row_column, row_values
 from entropyctl.table.digest import TableDigest
+from entropyctl.table.footer import footer_is_whole
 from entropyctl.table.header import END_KEY, Header, read_header, read_json, seal
 from entropyctl.table.paths import PARQUET_MAGIC, open_input
+from entropyctl.table.types import describe
 
 # A directory may hold more files than a process may keep open; beyond this many, files are opened for each read.
 MOST_OPEN_FILES = 200
@@ -46,6 +48,7 @@ class ParquetFile:
         self.path, self.header, self.end = path, header, end
         self._metadata = file.metadata
         self._schema: pa.Schema = file.schema_arrow.remove_metadata()
+        describe(self._schema)  # a name that is no UTF-8 is found here
         self._file: pq.ParquetFile | None = file
 
     @property
@@ -122,8 +125,10 @@ def open_parquet(path: str, *, keep_open: bool = True) -> ParquetFile:
     if head != PARQUET_MAGIC:
         what = "is empty" if not head else "is not a Parquet file"
         raise InputError(f"{path}: {what}; name tables that entropyctl or another Parquet writer made")
-    raw.seek(0)
     try:
+        if not footer_is_whole(raw):
+            raise damaged(path, "the footer does not match its digest")
+        raw.seek(0)
         file = pq.ParquetFile(raw, page_checksum_verification=True)
         metadata = file.metadata.metadata or {}
         rows = file.metadata.num_rows

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from entropyctl.errors import InputError, UsageError
 from entropyctl.table.arrow_file import ArrowFile
-from entropyctl.table.conform import check_keys, check_lengths, check_nulls_in_lists, check_values, conform
+from entropyctl.table.conform import check_keys, check_lengths, check_names, check_nulls_in_lists, check_values, conform
 from entropyctl.table.header import Header, Record, merge_contexts
 from entropyctl.table.overlay import Overlay, check_related
 from entropyctl.table.parquet_source import MOST_OPEN_FILES, GroupedFile, ParquetSource, open_parquet
@@ -107,8 +107,6 @@ def _input_of_files(path: str, files: Sequence[GroupedFile], allow: tuple[str, .
 
 def _common_schema(files: Sequence[GroupedFile]) -> pa.Schema:
     first = files[0]
-    if doubled := sorted({name for name in first.schema.names if first.schema.names.count(name) > 1}):
-        raise InputError(f"{first.path}: has two columns of the name '{doubled[0]}'; rename one")
     for other in files[1:]:
         if sorted(other.schema.names) != sorted(first.schema.names):
             odd = sorted(set(other.schema.names) ^ set(first.schema.names))
@@ -152,6 +150,8 @@ class Source:
         self.allow_mismatch = allow_mismatch
         self.mismatches: list[Record] = []
         self.inputs = [open_argument(path, stdin, allow_mismatch, self.mismatches) for path in paths]
+        for entry in self.inputs:
+            check_names(entry.schema, entry.path)
         check_related([(i.path, i.header) for i in self.inputs])
         named = [(i.path, i.header.context) for i in self.inputs]
         self.context = merge_contexts(named, allow_mismatch, allowed=self.mismatches)

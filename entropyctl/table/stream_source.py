@@ -24,6 +24,7 @@ from entropyctl.table.header import (
 )
 from entropyctl.table.parquet_source import damaged
 from entropyctl.table.paths import ARROW_FILE_MAGIC, PARQUET_MAGIC, STREAM_MAGIC
+from entropyctl.table.types import describe
 
 CHUNK = 1 << 24
 
@@ -72,6 +73,7 @@ class StreamSource:
             self._reader = pa.ipc.open_stream(pa.PythonFile(_Prefixed(head, raw), mode="r"))
             schema: pa.Schema = self._reader.schema
             self.schema = schema.remove_metadata()
+            describe(self.schema)  # a name that is no UTF-8 is found here
             header = read_header(schema.metadata, path)
         except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
             raise (self._ended_early(0) if _cut_short(error) else damaged(path, error)) from None

@@ -51,6 +51,11 @@ def is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
+def describe(schema: pa.Schema) -> str:
+    """Names and types of all columns."""
+    return ";".join(f"{field.name}:{type_name(field.type)}" for field in schema)
+
+
 def type_name(kind: pa.DataType) -> str:
     """A type in the words of schemas/. Names and nullability of list elements do not show: Parquet rewrites them."""
     if is_list(kind):

@@ -43,6 +43,8 @@ def evaluate(
     the most frequent answer is correct; answers that tie count with the fraction of them that is correct.
     Responses that could not be graded (unparsable, timeout, error) count as not correct.
     """
+    from contextlib import nullcontext
+
     from entropyctl.errors import ThresholdCrossed
     from entropyctl.laws import evaluate as ev
     from entropyctl.table import new_record, read, write
@@ -50,13 +52,15 @@ def evaluate(
     ks = chosen_ks(k)
     allow = tuple(allow_mismatch or ())
     record = new_record("eval", {"k": ks, "fail_under": fail_under})
-    with read(inputs or ["-"], columns=ev.COLUMNS, needs=ev.NEEDS, allow_mismatch=allow) as source:
+    with (
+        read(inputs or ["-"], columns=ev.COLUMNS, needs=ev.NEEDS, allow_mismatch=allow) as source,
+        write(output, "evals", record, source) if output else nullcontext() as sink,
+    ):
         evals = ev.evaluate((step.rows for step in source), source.path)
         summary = ev.summarise(evals, ks)
-        if output is not None:
-            with write(output, "evals", record, source) as sink:
-                sink.put(0, evals, rows_read=summary["pooled"]["responses"])
-                sink.summarise(**summary)
+        if sink is not None:
+            sink.put(0, evals, rows_read=summary["pooled"]["responses"])
+            sink.summarise(**summary)
     _report(summary, bool(ks), json, quiet, stdout_is_data=output == "-")
     average = summary["pooled"]["avg@n"]["mean"]
     if fail_under is not None and average < fail_under:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from entropyctl.errors import InputError
 from entropyctl.laws import fit_law
+from entropyctl.table import new_record, write
+from entropyctl.table.columns import column_from
+from entropyctl.table.rows import read_rows
+from entropyctl.table.schema import load_schema
+
+from .conftest import Cli
 
 # Qwen2.5-7B on mathematics, read off figure 7 of arXiv 2505.22617.
 A, B = 0.210, 0.598
@@ -88,3 +99,152 @@ def test_points_that_carry_no_law_are_refused_in_words(
 ) -> None:
     with pytest.raises(InputError, match=words):
         fit_law(entropy, performance, path="x.csv")
+
+
+def write_metrics(path: Path, entropy: list[float], reward: list[float | None], versions: list[int]) -> Path:
+    with write(str(path), "metrics", new_record("update", {})) as sink:
+        for step, row in enumerate(zip(entropy, reward, versions, strict=True)):
+            columns = {
+                "step": pa.array([step], pa.int64()),
+                "policy_version": pa.array([row[2]], pa.int64()),
+                "entropy": pa.array([row[0]], pa.float64()),
+                "reward": pa.array([row[1]], pa.float64()),
+                "tokens": pa.array([1000], pa.int64()),
+            }
+            sink.put(step, pa.table(columns))
+    return path
+
+
+def write_evals(path: Path, rows: list[tuple[int, int, int, float | None, int]]) -> Path:
+    """Rows of (policy version, n, c, entropy, tokens)."""
+    filled = {"majority_correct": None, "predictions": [], "data_source": None}
+    zeros = {"truncated": 0, "unparsable": 0, "timeout": 0, "error": 0}
+    made = [
+        {"prompt_id": str(i), "policy_version": v, "n": n, "c": c, "entropy": h, "tokens": t, **filled, **zeros}
+        for i, (v, n, c, h, t) in enumerate(rows)
+    ]
+    columns = load_schema("evals").columns
+    with write(str(path), "evals", new_record("eval", {})) as sink:
+        sink.put(0, pa.table({c.name: column_from([row[c.name] for row in made], c.arrow_type) for c in columns}))
+    return path
+
+
+def test_metrics_alone_give_a_point_for_each_step(cli: Cli, tmp_path: Path) -> None:
+    entropy = [0.9, 0.6, 0.3]
+    metrics = write_metrics(tmp_path / "m.parquet", entropy, list(published(np.array(entropy))), [0, 1, 2])
+    ran = cli("fit-law", metrics, "--json", "--quiet")
+    law = json.loads(ran.out)
+    assert (law["a"], law["b"], law["ceiling"]) == pytest.approx((0.210, 0.598, 0.388)), ran
+    assert law["points"] == 3 and law["confidence"] == 0.95
+
+
+def test_evals_take_the_entropy_of_their_own_tokens(cli: Cli, tmp_path: Path) -> None:
+    # Version 0: entropies ln 2 and ln 4 weighted 3 to 1, pass@1 (0.25 + 0.5) / 2. Version 1: ln 2, pass@1 0.75.
+    rows = [(0, 4, 1, np.log(2), 300), (0, 4, 2, np.log(4), 100), (1, 4, 3, np.log(2), 10)]
+    metrics = write_metrics(tmp_path / "m.parquet", [5.0, 6.0], [0.0, 0.0], [0, 1])
+    ran = cli("fit-law", metrics, write_evals(tmp_path / "e.parquet", rows), "--json")
+    law = json.loads(ran.out)
+    assert law["entropy"] == pytest.approx([1.25 * np.log(2), np.log(2)]), ran
+    assert law["performance"] == [0.375, 0.75]
+    assert ran.line == "entropyctl: fit-law: entropies of the evaluations themselves"
+
+
+def test_evals_without_entropies_are_joined_to_the_metrics_by_policy_version(cli: Cli, tmp_path: Path) -> None:
+    rows = [(0, 4, 1, None, 1), (1, 4, 2, 0.1, 1), (2, 4, 3, None, 1)]
+    evals = write_evals(tmp_path / "e.parquet", rows)
+    metrics = write_metrics(tmp_path / "m.parquet", [0.8, 0.6], [None, None], [0, 1])
+    ran = cli("fit-law", metrics, evals, "--json")
+    law = json.loads(ran.out)
+    assert (law["entropy"], law["performance"]) == ([0.8, 0.6], [0.25, 0.5]), ran
+    assert "entropies of the metrics, by policy version" in ran.err
+    assert "policy version 2 has no entropy and was left out" in ran.err
+    alone = cli("fit-law", evals)
+    assert alone.code == 3 and "add the run's metrics table" in alone.line, alone
+
+
+def test_performance_may_be_pass_at_k(cli: Cli, tmp_path: Path) -> None:
+    evals = write_evals(tmp_path / "e.parquet", [(0, 8, 1, 0.9, 1), (1, 8, 4, 0.5, 1)])
+    law = json.loads(cli("fit-law", evals, "--metric", "pass@4", "--json").out)
+    assert law["performance"] == pytest.approx([0.5, 0.985714285714])
+    ran = cli("fit-law", evals, "--metric", "pass@9")
+    assert ran.code == 2 and "problem 0 of policy version 0 has n = 8 responses" in ran.line, ran
+    ran = cli("fit-law", evals, "--metric", "accuracy")
+    assert ran.code == 2 and "must be pass@K" in ran.line, ran
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.tsv", "p.jsonl", "p.parquet"])
+def test_any_table_with_two_columns(cli: Cli, tmp_path: Path, name: str) -> None:
+    entropy = [0.9, 0.5, 0.1]
+    rows = [{"H": h, "R": float(r)} for h, r in zip(entropy, published(np.array(entropy)), strict=True)]
+    rows.append({"H": 0.2, "R": None})
+    path = tmp_path / name
+    if name.endswith(".jsonl"):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif name.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        comma = "," if name.endswith(".csv") else "\t"
+        lines = [comma.join(rows[0]), *(comma.join("" if v is None else str(v) for v in r.values()) for r in rows)]
+        path.write_text("\n".join(lines) + "\n")
+    ran = cli("fit-law", path, "--entropy", "H", "--performance", "R", "-o", "law.parquet")
+    assert ran.code == 0, ran
+    assert ran.text.startswith("R = -0.21 e^H + 0.598   (3 points, ")
+    assert "1 row(s) without 'H' or 'R' were left out" in ran.err
+    _, law, header = read_rows(str(tmp_path / "law.parquet"))
+    assert law.column_names == [column.name for column in load_schema("laws").columns]
+    assert law.to_pylist()[0]["ceiling"] == pytest.approx(0.388)
+    assert [record["stage"] for record in header.chain] == ["unknown", "fit-law"]
+    assert header.chain[-1]["inputs"][0]["path"] == str(path)
+
+
+def write_csv(path: Path, *points: tuple[object, object]) -> Path:
+    path.write_text("".join(f"{h},{r}\n" for h, r in (("H", "R"), *points)))
+    return path
+
+
+def test_two_points_say_that_there_is_no_interval(cli: Cli, tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "p.csv", (0, 0.5), (0.5, 0.3))
+    ran = cli("fit-law", path, "--entropy", "H", "--performance", "R")
+    assert ran.code == 0 and "Two points are always fitted exactly: there is no interval" in ran.text, ran
+    law = json.loads(cli("fit-law", path, "--entropy", "H", "--performance", "R", "--json").out)
+    assert (law["a_low"], law["b_high"], law["ceiling_low"]) == (None, None, None)
+
+
+def test_performance_that_rises_with_entropy_has_no_ceiling(cli: Cli, tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "p.csv", (0.1, 0.1), (0.5, 0.3), (0.9, 0.6))
+    ran = cli("fit-law", path, "--entropy", "H", "--performance", "R")
+    assert ran.code == 0, ran
+    assert "performance did not fall with e^H here, so the ceiling is no ceiling" in ran.text
+
+
+@pytest.mark.parametrize(
+    ("points", "words"),
+    [
+        ([(0.5, 0.1)], "1 point(s) of entropy and performance"),
+        ([(0.5, 0.1), (0.5, 0.2)], "all 2 points have the entropy 0.5"),
+        ([(0.5, 0.1), ("nan", 0.2), (0.1, 0.2)], "point 2 is (H nan, R 0.2)"),
+        ([("high", 0.1), ("low", 0.2)], "column 'H' is string; it must hold numbers"),
+    ],
+)
+def test_points_without_a_law_are_bad_input(
+    cli: Cli, tmp_path: Path, points: list[tuple[object, object]], words: str
+) -> None:
+    path = write_csv(tmp_path / "p.csv", *points)
+    ran = cli("fit-law", path, "--entropy", "H", "--performance", "R", "-q", "-o", "law.parquet")
+    assert ran.code == 3 and words in ran.line and "p.csv: " in ran.line, ran
+    assert not (tmp_path / "law.parquet").exists()
+
+
+def test_flags_that_do_not_fit_the_input_are_usage_errors(cli: Cli, tmp_path: Path, scored: Path) -> None:
+    path = write_csv(tmp_path / "p.csv", (0, 0.5), (0.5, 0.3))
+    for args, words in [
+        ([path], "is no table of entropyctl's; name two of its columns with --entropy and --performance (it has H, R)"),
+        ([path, "--entropy", "H"], "give both or neither"),
+        ([path, "--entropy", "H", "--performance", "R", "--metric", "pass@1"], "--metric chooses what evals stand for"),
+        ([path, "--entropy", "H", "--performance", "R", "--confidence", "95"], "must lie between 0 and 1"),
+        ([scored], "is a table of scored"),
+    ]:
+        ran = cli("fit-law", *args)
+        assert ran.code == 2 and words in ran.line, ran
+    ran = cli("fit-law", path, "--entropy", "h", "--performance", "R")
+    assert ran.code == 3 and "has no column 'h'; it has H, R" in ran.line, ran

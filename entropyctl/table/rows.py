@@ -101,7 +101,9 @@ def _read_text(path: str) -> Rows:
     try:
         with open_input(path) as raw:
             if delimiter := TEXT_TABLES[ending]:
-                rows = csv.read_csv(raw, parse_options=csv.ParseOptions(delimiter=delimiter))
+                # "nan" is a number that went wrong, not a cell that was left empty.
+                empty = csv.ConvertOptions(null_values=["", "NA", "N/A", "NULL", "null"])
+                rows = csv.read_csv(raw, parse_options=csv.ParseOptions(delimiter=delimiter), convert_options=empty)
             else:
                 rows = json.read_json(raw)
     except (pa.ArrowException, OSError) as error:

@@ -1,0 +1,117 @@
+"""Points of (entropy, performance) for the law, out of the tables of a run or of any two columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from entropyctl.errors import InputError, UsageError
+from entropyctl.laws.pass_at_k import pass_at_k
+
+
+class Points(NamedTuple):
+    """Entropies and performances, where they came from, and what was left out."""
+
+    entropy: list[float]
+    performance: list[float]
+    origin: str
+    notes: list[str]
+
+
+def from_columns(rows: pa.Table, entropy: str, performance: str, path: str) -> Points:
+    """One point for each row in which both columns have a number.
+
+    Raises:
+        InputError: a column is missing or holds no numbers.
+    """
+    H, R = (_numbers(rows, name, path) for name in (entropy, performance))
+    both = [(h, r) for h, r in zip(H, R, strict=True) if h is not None and r is not None]
+    missing = len(H) - len(both)
+    notes = [f"{missing} row(s) without '{entropy}' or '{performance}' were left out"] if missing else []
+    return Points([h for h, _ in both], [r for _, r in both], f"columns '{entropy}' and '{performance}'", notes)
+
+
+def from_run(metrics: pa.Table | None, evals: pa.Table, metric: str, path: str) -> Points:
+    """One point for each policy version that was evaluated.
+
+    Performance is the mean over the version's problems of pass@k. Entropy is the evaluations' own, the mean over
+    their tokens, where every problem has one; else the mean of the metrics' rows of that version.
+
+    Args:
+        metrics: a `metrics` table, or None.
+        evals: an `evals` table.
+        metric: `pass@1`, `pass@8`, ...
+        path: the inputs' names, for messages.
+
+    Raises:
+        InputError: no input has entropies.
+        UsageError: the metric is not pass@k, or its k is above some n.
+    """
+    versions: dict[int, list[dict[str, Any]]] = {}
+    for row in evals.drop_columns(["predictions"]).to_pylist():
+        versions.setdefault(row["policy_version"], []).append(row)
+    performance = {version: _performance(rows, metric) for version, rows in versions.items()}
+    own = {version: _token_mean(rows) for version, rows in versions.items()}
+    if all(value is not None for value in own.values()):
+        entropy, origin = own, "entropies of the evaluations themselves"
+    elif metrics is not None:
+        entropy, origin = _entropy_of_versions(metrics), "entropies of the metrics, by policy version"
+    else:
+        raise InputError(
+            f"{path}: some evaluated responses carry no entropies; add the run's metrics table, "
+            "or give them token statistics with `entropyctl score --policy`"
+        )
+    known = sorted(version for version in performance if entropy.get(version) is not None)
+    notes = [f"policy version {v} has no entropy and was left out" for v in sorted(set(performance) - set(known))]
+    return Points([float(entropy[v] or 0.0) for v in known], [performance[v] for v in known], origin, notes)
+
+
+def _numbers(rows: pa.Table, name: str, path: str) -> list[float | None]:
+    if name not in rows.column_names:
+        raise InputError(f"{path}: has no column '{name}'; it has {', '.join(rows.column_names)}")
+    kind = rows.schema.field(name).type
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        raise InputError(f"{path}: column '{name}' is {kind}; it must hold numbers")
+    return rows[name].to_pylist()
+
+
+def _performance(rows: list[dict[str, Any]], metric: str) -> float:
+    match = re.fullmatch(r"pass@([1-9]\d*)", metric)
+    if match is None:
+        raise UsageError(f"--metric {metric}: must be pass@K, for example pass@1")
+    k, fewest = int(match[1]), min(rows, key=lambda row: row["n"])
+    if k > fewest["n"]:
+        raise UsageError(
+            f"--metric {metric}: problem {fewest['prompt_id']} of policy version {fewest['policy_version']} "
+            f"has n = {fewest['n']} responses; choose a k up to that"
+        )
+    return float(pass_at_k(np.array([r["n"] for r in rows]), np.array([r["c"] for r in rows]), k).mean())
+
+
+def _token_mean(rows: list[dict[str, Any]]) -> float | None:
+    if any(row["entropy"] is None for row in rows):
+        return None
+    return sum(row["entropy"] * row["tokens"] for row in rows) / sum(row["tokens"] for row in rows)
+
+
+def _entropy_of_versions(metrics: pa.Table) -> dict[int, float | None]:
+    found: dict[int, list[float]] = {}
+    columns = (metrics[name].to_pylist() for name in ("policy_version", "entropy"))
+    for version, entropy in zip(*columns, strict=True):
+        if entropy is not None:
+            found.setdefault(version, []).append(entropy)
+    return {version: sum(values) / len(values) for version, values in found.items()}
+
+
+def joined(parts: Sequence[Points]) -> Points:
+    """The points of several inputs as one list."""
+    return Points(
+        [h for part in parts for h in part.entropy],
+        [r for part in parts for r in part.performance],
+        "; ".join(dict.fromkeys(part.origin for part in parts)),
+        [note for part in parts for note in part.notes],
+    )

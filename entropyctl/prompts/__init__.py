@@ -1,0 +1,14 @@
+"""Problems out of user data: JSON lines, Parquet, Hugging Face data sets, and generated tasks.
+
+    problems = load_prompts("train.parquet", announce=print)
+    problems = load_prompts("gym:products?size=100&shots=4", announce=print)
+    step_prompts(problems, step=3, per_step=16, seed=0)
+
+One file for each kind of source; `_forms.py` recognises whose columns they are.
+"""
+
+from entropyctl.prompts._load import load_prompts
+from entropyctl.prompts._order import step_prompts
+from entropyctl.prompts._problem import Problem, prompts_digest
+
+__all__ = ["Problem", "load_prompts", "prompts_digest", "step_prompts"]

@@ -1,0 +1,56 @@
+"""What a grader is given and what it gives back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal, NamedTuple
+
+Outcome = Literal["correct", "wrong", "unparsable", "timeout", "error"]
+OUTCOMES: tuple[Outcome, ...] = ("correct", "wrong", "unparsable", "timeout", "error")
+
+
+class GradeInput(NamedTuple):
+    """One response to be graded.
+
+    Attributes:
+        response: what the model wrote.
+        answer: the reference answer; None when there is none.
+        data_source: the data set that the problem comes from.
+        extra: whatever else came with the problem.
+        name: of the row, for messages.
+    """
+
+    response: str
+    answer: str | None = None
+    data_source: str | None = None
+    extra: dict[str, Any] = {}  # noqa: RUF012 - a NamedTuple's default, never written to
+    name: str = ""
+
+    def request(self) -> str:
+        """The grader's parameters as one line of JSON; equal for inputs that cannot be told apart."""
+        return json.dumps(dict(zip(COLUMNS, self, strict=False)), sort_keys=True)
+
+
+COLUMNS = ("response", "answer", "data_source", "extra")
+
+
+class Grade(NamedTuple):
+    """The verdict on one response.
+
+    Attributes:
+        reward: the grader's number; finite.
+        outcome: correct, wrong, unparsable, timeout or error.
+        predicted: the answer that was read out of the response; None when none was found.
+    """
+
+    reward: float
+    outcome: Outcome
+    predicted: str | None
+
+
+def graded(correct: bool, predicted: str) -> Grade:
+    """The grade of an answer that was read: 1 and correct, or 0 and wrong."""
+    return Grade(1.0, "correct", predicted) if correct else Grade(0.0, "wrong", predicted)
+
+
+UNPARSABLE = Grade(0.0, "unparsable", None)

@@ -43,19 +43,43 @@ def help_text() -> str:
 def main(argv: list[str] | None = None) -> None:
     """Run `entropyctl` with `argv` (default: the process's arguments). Always ends by `SystemExit`."""
     args = sys.argv[1:] if argv is None else argv
+    try:
+        status = _run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has enough. Whatever Python still wants to flush at exit must not raise again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except KeyboardInterrupt:
+        status = 130
+    except Exception as error:  # a stage reports its own errors; what comes here is a stage that cannot be loaded
+        if "--debug" in args:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"entropyctl {args[0]}: cannot be loaded ({reason}); run again with --debug", file=sys.stderr)
+        status = 1
+    raise SystemExit(status)
+
+
+def _run(args: list[str]) -> int:
     if not args or args[0] in ("--help", "-h", "help"):
         print(help_text())
-        raise SystemExit(0 if args else 2)
+        return 0 if args else 2
     if args[0] in ("--version", "-V"):
         print(f"entropyctl {__version__}")
-        raise SystemExit(0)
+        return 0
     name, rest = args[0], args[1:]
     module = registry.load_module("stages", name)
     if module is not None:
         run = module if callable(module) else module.run
-        raise SystemExit(run(rest))
-    if external := shutil.which(f"entropyctl-{name}"):
+        return int(run(rest))
+    external = None if "/" in name else shutil.which(f"entropyctl-{name}")
+    if external is None:
+        known = ", ".join(registry.names("stages"))
+        print(f"entropyctl: there is no stage '{name}'; known: {known}", file=sys.stderr)
+        return 2
+    try:
         os.execv(external, [external, *rest])
-    known = ", ".join(registry.names("stages"))
-    print(f"entropyctl: there is no stage '{name}'; known: {known}", file=sys.stderr)
-    raise SystemExit(2)
+    except OSError as error:
+        print(f"entropyctl: {external}: cannot be run ({error.strerror}); mend it", file=sys.stderr)
+        return 2

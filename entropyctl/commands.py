@@ -73,10 +73,23 @@ BatchRows = Annotated[int, typer.Option(metavar="N", help="Responses that are sa
 Reward = Annotated[
     str | None, typer.Option(metavar="NAME", help="Grader: exact, math, gym, python:MODULE:FUNCTION or none.")
 ]
-GraderTimeout = Annotated[float, typer.Option("--timeout", metavar="S", help="Seconds that grading one response may take.")]
+GraderTimeout = Annotated[
+    float, typer.Option("--timeout", metavar="S", help="Seconds that grading one response may take.")
+]
 Workers = Annotated[int | None, typer.Option(metavar="N", help="Grading processes; one per core when not given.")]
 
 EPILOG = "An option that is not given is read from ENTROPYCTL_STAGE_OPTION, then from --config (or ENTROPYCTL_CONFIG)."
+
+# Which extra brings a package that the core does without.
+EXTRAS = {
+    "torch": "model",
+    "transformers": "model",
+    "safetensors": "model",
+    "math_verify": "math",
+    "reasoning_gym": "gym",
+    "datasets": "hub",
+    "vllm": "vllm",
+}
 
 _Config = Annotated[
     str | None,
@@ -93,12 +106,12 @@ def run(stage: str, function: Callable[..., object], argv: list[str]) -> int:
     Options come from the flag, then `ENTROPYCTL_<STAGE>_<OPTION>`, then the `[stage]` table of `--config`,
     then the function's default.
     """
-    _end_on_sigterm()
+    _end_on_signals()
     debug = "--debug" in argv
     try:
         command = typer.main.get_command(_app(function))
         prefix = f"ENTROPYCTL_{stage}".upper().replace("-", "_").replace(" ", "_").replace("+", "P")
-        defaults = _defaults(stage, argv)
+        defaults = _defaults(stage, argv, {p.name for p in command.params if p.name})
         result = command.main(
             args=argv,
             prog_name=f"entropyctl {stage}",
@@ -112,8 +125,10 @@ def run(stage: str, function: Callable[..., object], argv: list[str]) -> int:
         # The reader has enough. Whatever Python still wants to flush at exit must not raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (KeyboardInterrupt, _Terminated) as ended:
-        return 128 + (signal.SIGINT if isinstance(ended, KeyboardInterrupt) else signal.SIGTERM)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except _Ended as ended:
+        return 128 + ended.signal
     except Exception as error:
         return _report(stage, error, debug)
 
@@ -150,6 +165,9 @@ def _report(stage: str, error: Exception, debug: bool) -> int:
         message, code = f"{_usage_message(error)}; see `entropyctl {stage} --help`", 2
     elif type(error).__name__ == "Abort":
         message, code = "interrupted", 130
+    elif isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        message = f"needs {error.name}, which is not installed; run pip install 'entropyctl[{EXTRAS[error.name]}]'"
+        code = 2
     elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         message, code = "out of memory; lower --token-budget or the batch, or use a smaller step", 7
     else:
@@ -204,8 +222,11 @@ def _with_common_flags(function: Callable[..., object]) -> Callable[..., object]
     return command
 
 
-def _defaults(stage: str, argv: list[str]) -> dict[str, Any]:
-    """The stage's table of the configuration file, as typer wants it."""
+def _defaults(stage: str, argv: list[str], known: set[str]) -> dict[str, Any]:
+    """The stage's table of the configuration file, as typer wants it.
+
+    `mask clip-v` reads [mask.clip-v], and what it knows of [mask], which all masks share.
+    """
     path = os.environ.get("ENTROPYCTL_CONFIG")
     for i, word in enumerate(argv):
         if word == "--config" and i + 1 < len(argv):
@@ -221,20 +242,40 @@ def _defaults(stage: str, argv: list[str]) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check --config") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: is not TOML ({error}); mend it") from None
-    table: Any = tables
-    for name in stage.split():  # `mask clip-v` reads [mask.clip-v]
-        table = table.get(name, {})
-    if not isinstance(table, dict):
-        raise UsageError(f"{path}: '{stage}' must be a table; write [{stage}]")
+    *parents, own = stage.split()
+    table, shared = tables, dict[str, Any]()
+    for name in parents:
+        table = _table(table, name, path)
+        shared |= {k: v for k, v in _options(table).items() if k in known}
+    options = _options(_table(table, own, path))
+    if unknown := sorted(options.keys() - known):
+        names = ", ".join(sorted(known - {"config", "debug"}))
+        raise UsageError(f"{path}: [{'.'.join(stage.split())}] has no option '{unknown[0]}'; known: {names}")
+    return shared | options
+
+
+def _table(table: dict[str, Any], name: str, path: str) -> dict[str, Any]:
+    found = table.get(name, {})
+    if not isinstance(found, dict):
+        raise UsageError(f"{path}: '{name}' must be a table; write [{name}]")
+    return found
+
+
+def _options(table: dict[str, Any]) -> dict[str, Any]:
     return {key.replace("-", "_"): value for key, value in table.items() if not isinstance(value, dict)}
 
 
-class _Terminated(BaseException):
-    """SIGTERM, as an exception, so that unfinished files are taken away."""
+class _Ended(BaseException):
+    """A signal that ends the process, as an exception, so that unfinished files are taken away."""
+
+    def __init__(self, number: int) -> None:
+        self.signal = number
 
 
-def _end_on_sigterm() -> None:
-    def end(*_: object) -> NoReturn:
-        raise _Terminated
+def _end_on_signals() -> None:
+    def end(number: int, _: object) -> NoReturn:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt the clearing away
+        raise _Ended(number)
 
-    signal.signal(signal.SIGTERM, end)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)

@@ -13,7 +13,7 @@ from entropyctl.dynamics import predicted_change
 from entropyctl.errors import EntropyctlError
 from entropyctl.masks._compiled import Array, Compiled
 from entropyctl.registry import columns_of
-from entropyctl.table.columns import flat_values, list_column, row_lengths, with_column
+from entropyctl.table.columns import flat_values, list_column, null_rows, row_lengths, with_column
 
 COLUMNS = ("weights", "kl_coefs", "loss_mask")
 
@@ -49,7 +49,7 @@ class MaskSummary:
         gone_N = before_N & (~after_N | (weights_N == 0))
         self.tokens += int(before_N.sum())
         self.removed += int(gone_N.sum())
-        self.has_advantages &= "advantages" in rows.column_names
+        self.has_advantages &= _is_computed(rows, "advantages")
         if not self.has_advantages:
             return
         advantages_N = flat_values(rows["advantages"])
@@ -57,7 +57,7 @@ class MaskSummary:
             side_N = before_N & (np.sign(advantages_N) == sign)
             setattr(self, name, getattr(self, name) + int(side_N.sum()))
             setattr(self, f"{name}_removed", getattr(self, f"{name}_removed") + int((side_N & gone_N).sum()))
-        if {"s_star", "expected_s"} <= set(rows.column_names):
+        if _is_computed(rows, "s_star") and _is_computed(rows, "expected_s"):
             change_N = predicted_change(advantages_N, flat_values(rows["s_star"]), flat_values(rows["expected_s"]))
             self.change_before += float(change_N[before_N].sum(dtype=np.float64))
             self.change_after += float((change_N * weights_N)[after_N].sum(dtype=np.float64))
@@ -83,9 +83,13 @@ def apply_mask(
     inputs = [flat_values(rows[name]) for name in columns_of(function)]
     compiled = function(*inputs, **params)
     before_N = flat_values(rows["loss_mask"]).astype(bool)
-    weights_N = _column(rows, "weights", 1.0, len(before_N))
-    kl_coefs_N = _column(rows, "kl_coefs", 0.0, len(before_N))
+    weights_N = _column(rows, "weights", 1.0, lengths_B)
+    kl_coefs_N = _column(rows, "kl_coefs", 0.0, lengths_B)
     after_N = before_N
+    for name, part_N in zip(Compiled._fields, compiled, strict=True):
+        if part_N is not None and np.shape(part_N) != before_N.shape:
+            shape = f"{name} of shape {np.shape(part_N)} for {len(before_N)} tokens"
+            raise EntropyctlError(f"mask {function.__name__}: returned {shape}; mend the method")
     if compiled.weights is not None:
         weights_N = weights_N * compiled.weights
     if compiled.kl_coefs is not None:
@@ -103,7 +107,12 @@ def apply_mask(
     return with_column(rows, "loss_mask", list_column(after_N, lengths_B, pa.bool_()))
 
 
-def _column(rows: pa.Table, name: str, missing: float, length: int) -> Array:
+def _is_computed(rows: pa.Table, name: str) -> bool:
+    return name in rows.column_names and rows[name].null_count == 0
+
+
+def _column(rows: pa.Table, name: str, missing: float, lengths_B: Array) -> Array:
+    values_N = np.full(lengths_B.sum(), missing, np.float32)
     if name in rows.column_names:
-        return flat_values(rows[name])
-    return np.full(length, missing, np.float32)
+        values_N[np.repeat(~null_rows(rows[name]), lengths_B)] = flat_values(rows[name])
+    return values_N

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from entropyctl import commands
 from entropyctl.commands import AllowMismatch, Device, Dtype, Inputs, Json, OnlyNew, Output, Quiet, Tee
 
@@ -38,30 +41,30 @@ def score(
     """
     params = dict(locals())
     from contextlib import ExitStack
+    from functools import reduce
 
+    from entropyctl.commands import one_line
     from entropyctl.errors import UsageError
     from entropyctl.reporting import report
     from entropyctl.rewards import GRADE_COLUMNS, Grader, GradeSummary, grade_rows
-    from entropyctl.table import new_record, read, write
+    from entropyctl.table import new_record, notice, read, write
 
-    if reward in (None, "none") and policy is None:
+    grading = reward not in (None, "none")
+    if not grading and policy is None:
         raise UsageError("nothing to do; give --reward to grade, --policy to compute token statistics, or both")
-    needs = ["prompt_id"]
-    needs += ["response"] if reward not in (None, "none") else []
-    needs += ["prompt_tokens", "tokens"] if policy is not None else []
-    wanted = [*needs, "answer", "data_source", "extra", "policy_version"] if only_new else None
+    needs = [*(["response"] if grading else []), *(["prompt_tokens", "tokens"] if policy is not None else [])]
+    wanted = [*needs, "answer", "data_source", "extra"] if only_new else None
     allowed = tuple(allow_mismatch or ())
-    totals = GradeSummary()
-    with ExitStack() as stack:
-        source = stack.enter_context(read(inputs or ["-"], columns=wanted, needs=needs, allow_mismatch=allowed))
-        record = new_record("score", params)
-        made: list[str] = []
-        context: dict[str, object] = {}
-        steps = (step for step in source)
-        if reward not in (None, "none"):
+    record, context = new_record("score", params), {}
+    passes: list[Callable[[Any], Any]] = []  # what is done to the rows of a step, in order
+    made: list[str] = []
+    summary: dict[str, Any] = {}
+    with read(inputs or ["-"], columns=wanted, needs=needs, allow_mismatch=allowed) as source, ExitStack() as stack:
+        if grading:
             grader = stack.enter_context(Grader(str(reward), timeout=timeout, workers=workers))
+            grades = GradeSummary()
+            passes.append(lambda rows: grade_rows(rows, grader, source.path, grades))
             made += GRADE_COLUMNS
-            steps = (step._replace(rows=grade_rows(step.rows, grader, source.path, totals)) for step in steps)
         if policy is not None:
             from entropyctl.policy.scorer import check_sampler, open_scorer
             from entropyctl.tokenstats.table import COLUMNS
@@ -70,14 +73,17 @@ def score(
             scorer = open_scorer(
                 found, source.temperature, dtype=dtype, device=device, token_budget=token_budget, quiet=quiet
             )
+            passes.append(scorer.score)
+            made += COLUMNS
             record["policy"] = found.digest
             context = {"scoring": {"policy": found.digest, "dtype": dtype}}
-            made += COLUMNS
-            steps = (step._replace(rows=scorer.score(step.rows)) for step in steps)
         only = made if only_new else None
         sink = stack.enter_context(write(output, "scored", record, source, context=context, only=only, tee=tee))
-        for step in steps:
-            sink.put(step.number, step.rows)
-            totals.add_rows(step.rows)
-        sink.summarise(**totals.as_dict())
-    report("score", totals.as_dict(), as_json=json, quiet=quiet, stdout_is_data=output in (None, "-"))
+        for step in source:
+            rows = reduce(lambda rows, one: one(rows), passes, step.rows)
+            sink.put(step.number, rows)
+        summary = {"rows": sink.rows, **(grades.as_dict() if grading else {}), **(scorer.as_dict() if policy else {})}
+        sink.summarise(**summary)
+        if grading and grader.first_error and not quiet:
+            notice(f"score: the first grading error: {one_line(grader.first_error)}")
+    report("score", summary, as_json=json, quiet=quiet, stdout_is_data=output in (None, "-"))

@@ -72,8 +72,9 @@ def update(
     found = find_policy(commands.required("--policy", policy))
     allowed = tuple(allow_mismatch or ())
     with read(inputs or ["-"], columns=OPTIONAL, needs=NEEDS, allow_mismatch=allowed) as source:
+        ppo = load_function("objectives", "ppo")
         recipe = Recipe(
-            objective=partial(load_function("objectives", "ppo"), clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip),
+            objective=partial(ppo, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip),
             reduction=reduction,
             norm=norm,
             kl=kl,

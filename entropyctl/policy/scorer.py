@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from entropyctl.errors import MismatchError
@@ -12,14 +13,14 @@ from entropyctl.policy import Policy, find_policy
 from entropyctl.policy.checkpoint import load_model, parse_device, parse_dtype
 from entropyctl.progress import progress
 from entropyctl.table import Source
-from entropyctl.table.columns import row_lengths
+from entropyctl.table.columns import flat_values, row_lengths
 from entropyctl.tokenstats.head import Head, find_head
 from entropyctl.tokenstats.table import add_statistics
 
 
-@dataclass(frozen=True)
+@dataclass
 class Scorer:
-    """A policy ready to score."""
+    """A policy ready to score; it remembers the mean entropy, and how far sampling and scoring disagree."""
 
     policy: Policy
     body: Any
@@ -27,12 +28,19 @@ class Scorer:
     temperature: float
     token_budget: int
     quiet: bool
+    tokens: int = 0
+    entropy: float = 0.0
+    mismatch: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Tokens, their mean entropy, and the largest |log p - rollout log p|, over all steps so far."""
+        return {"tokens": self.tokens, "entropy": self.entropy / max(self.tokens, 1), "largest_mismatch": self.mismatch}
 
     def score(self, rows: pa.Table) -> pa.Table:
         """The rows of a step with the token statistics of the policy."""
         tokens = int(row_lengths(rows["tokens"]).sum())
         with progress("score", tokens, quiet=self.quiet) as advance:
-            return add_statistics(
+            rows = add_statistics(
                 rows,
                 self.body,
                 self.head,
@@ -41,6 +49,12 @@ class Scorer:
                 device=next(iter(self.body.parameters())).device,
                 advance=advance,
             )
+        self.tokens += tokens
+        self.entropy += float(flat_values(rows["entropies"]).sum(dtype=np.float64))
+        if "rollout_logprobs" in rows.column_names and tokens:
+            gap_N = flat_values(rows["logprobs"]) - flat_values(rows["rollout_logprobs"])
+            self.mismatch = max(self.mismatch, float(np.abs(gap_N).max()))
+        return rows
 
 
 def open_scorer(

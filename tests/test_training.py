@@ -1,0 +1,202 @@
+"""The optimisation step: the loss as written, whatever the batching; weights, masks and penalties at work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from entropyctl.errors import UsageError
+from entropyctl.objectives import kl_penalty, ppo, token_coefficients
+from entropyctl.policy import find_policy
+from entropyctl.policy.checkpoint import load_model
+from entropyctl.tokenstats import find_head, score_sequences
+from entropyctl.training import Batch, Recipe, mini_batches, train_step
+from entropyctl.training.optimizer import load_state, make_optimizer, save_state
+
+CPU = torch.device("cpu")
+TEMPERATURE = 0.8
+
+
+def make_recipe(**changes) -> Recipe:
+    values = {
+        "objective": ppo,
+        "reduction": "token-mean",
+        "norm": None,
+        "kl": "k3",
+        "mini_batches": 1,
+        "epochs": 1,
+        "grad_clip": 1e9,
+        "token_budget": 10_000,
+        "temperature": TEMPERATURE,
+        "dtype": "float32",
+    }
+    return Recipe(**(values | changes))
+
+
+def make_batch(seed: int = 0, rows: int = 6) -> Batch:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 9, rows)
+    count = int(lengths.sum())
+    sequences = [
+        (rng.integers(1, 200, int(rng.integers(1, 7))).tolist(), rng.integers(1, 200, n).tolist()) for n in lengths
+    ]
+    return Batch(
+        sequences,
+        lengths,
+        rng.random(count) < 0.8,
+        (-rng.random(count) * 8).astype(np.float32),
+        rng.normal(size=count).astype(np.float32),
+        rng.choice([0.0, 1.0, 0.5], count).astype(np.float32),
+        rng.choice([0.0, 0.3], count).astype(np.float32),
+    )
+
+
+@pytest.fixture
+def model(tiny_policy: Path):
+    return load_model(find_policy(str(tiny_policy)), torch.float32, CPU)
+
+
+def gradients(model, batch: Batch, recipe: Recipe) -> list[torch.Tensor]:
+    """The gradient that a step takes, read off an SGD step of size 1."""
+    before = [p.detach().clone() for p in model.parameters()]
+    body, head = find_head(model)
+    train_step(model, body, head, make_optimizer(model, "sgd", 1.0, 0.0), [batch], recipe)
+    found = [a - b.detach() for a, b in zip(before, model.parameters(), strict=True)]
+    with torch.no_grad():
+        for p, a in zip(model.parameters(), before, strict=True):
+            p.copy_(a)
+    return found
+
+
+def written_gradients(model, batch: Batch, reduction: str) -> tuple[float, list[torch.Tensor]]:
+    """Autograd of the formula of DESIGN 3.2, one sequence at a time, without any of the code under test but ppo and KL."""
+    k = torch.from_numpy(token_coefficients(batch.loss_mask, batch.lengths, reduction))
+    total, start = torch.zeros((), dtype=torch.float64), 0
+    for prompt, response in batch.sequences:
+        at = slice(start, start + len(response))
+        start += len(response)
+        logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+        logprobs = (logits / TEMPERATURE).log_softmax(dim=1)[range(len(response)), response]
+        old = torch.from_numpy(batch.old_logprobs[at])
+        loss = torch.from_numpy(batch.weights[at]) * ppo(logprobs, old, torch.from_numpy(batch.advantages[at])).loss
+        loss = loss + torch.from_numpy(batch.kl_coefs[at]) * kl_penalty(logprobs, old, "k3")
+        total = total + (k[at] * loss).sum()
+    model.zero_grad()
+    total.backward()
+    return total.item(), [p.grad.clone() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("reduction", ["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"])
+def test_the_gradient_is_that_of_the_written_loss(model, reduction: str) -> None:
+    batch = make_batch()
+    _, expected = written_gradients(model, batch, reduction)
+    found = gradients(model, batch, make_recipe(reduction=reduction))
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("budget", [1, 20, 45])
+def test_cutting_into_forward_passes_changes_nothing(model, budget: int) -> None:
+    whole = gradients(model, make_batch(), make_recipe())
+    cut = gradients(model, make_batch(), make_recipe(token_budget=budget))
+    torch.testing.assert_close(cut, whole, atol=2e-5, rtol=1e-3)
+
+
+def test_a_removed_token_has_no_gradient_and_stays_in_the_denominator(model) -> None:
+    batch = make_batch()
+    ones, zeros = np.ones_like(batch.weights), np.zeros_like(batch.weights)
+    only_first = zeros.copy()
+    only_first[0] = 1.0
+    everything = np.ones_like(batch.loss_mask)
+
+    def step(weights, mask):
+        changed = Batch(batch.sequences, batch.lengths, mask, batch.old_logprobs, batch.advantages, weights, zeros)
+        return gradients(model, changed, make_recipe())
+
+    by_weight = step(only_first, everything)
+    first = everything & (only_first > 0)
+    by_mask = step(ones, first)
+    # the same token alone pulls, but counted among N tokens or among one
+    torch.testing.assert_close([g * len(zeros) for g in by_weight], by_mask, atol=2e-5, rtol=1e-3)
+
+
+def test_nothing_to_learn_makes_no_optimiser_step(model) -> None:
+    batch = make_batch()
+    nothing = Batch(
+        batch.sequences,
+        batch.lengths,
+        batch.loss_mask,
+        batch.old_logprobs,
+        np.zeros_like(batch.advantages),
+        batch.weights,
+        np.zeros_like(batch.kl_coefs),
+    )
+    before = [p.detach().clone() for p in model.parameters()]
+    body, head = find_head(model)
+    found = train_step(model, body, head, make_optimizer(model, "adamw", 1e-2, 0.1), [nothing], make_recipe())
+    assert found == {"loss": 0.0, "grad_norm": 0.0, "kl": 0.0, "clip_fraction": 0.0, "optimizer_steps": 0}
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_epochs_and_mini_batches_each_make_their_steps(model) -> None:
+    body, head = find_head(model)
+    parts = [make_batch(1), make_batch(2), make_batch(3)]
+    found = train_step(model, body, head, make_optimizer(model, "adamw", 1e-4, 0.0), parts, make_recipe(epochs=2))
+    assert found["optimizer_steps"] == 6
+
+
+def test_mini_batches_keep_groups_whole() -> None:
+    rows = ["a", "a", "b", "b", "b", "c", "d", "d"]
+    parts = mini_batches(rows, 3)
+    assert [part.tolist() for part in parts] == [[0, 1, 2, 3, 4], [5], [6, 7]]
+    assert [part.tolist() for part in mini_batches(["a", "a"], 5)] == [[0, 1]]
+
+
+def test_gradient_clipping_bounds_the_step(model) -> None:
+    clipped = gradients(model, make_batch(), make_recipe(grad_clip=0.01))
+    assert torch.cat([g.flatten() for g in clipped]).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_optimiser_continues_exactly_where_its_saved_state_ends(model, tiny_policy: Path) -> None:
+    recipe, body_head = make_recipe(), find_head(model)
+    optimizer = make_optimizer(model, "adamw", 1e-3, 0.01)
+    train_step(model, *body_head, optimizer, [make_batch(1)], recipe)
+    saved = save_state(model, optimizer)
+    weights = {k: v.clone() for k, v in model.state_dict().items()}
+    train_step(model, *body_head, optimizer, [make_batch(2)], recipe)
+
+    other = load_model(find_policy(str(tiny_policy)), torch.float32, CPU)
+    other.load_state_dict(weights)
+    resumed = make_optimizer(other, "adamw", 1e-3, 0.01)
+    load_state(other, resumed, saved)
+    train_step(other, *find_head(other), resumed, [make_batch(2)], recipe)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"reduction": "mean"}, "--reduction: there is no 'mean'"),
+        ({"kl": "k9"}, "--kl: there is no 'k9'"),
+        ({"epochs": 0}, "must be at least 1"),
+        ({"dtype": "int8"}, "--dtype: there is no 'int8'"),
+    ],
+)
+def test_an_impossible_recipe_is_a_usage_error(change: dict, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        make_recipe(**change)
+
+
+def test_clip_bounds_reach_the_loss(model) -> None:
+    batch = make_batch()
+    body, head = find_head(model)
+    options = {"temperature": TEMPERATURE, "token_budget": 10_000, "device": CPU}
+    now = score_sequences(body, head, batch.sequences, **options).logprobs.numpy()
+    near = replace(batch, old_logprobs=now - 0.05)  # ratios of 1.05: inside the default band, outside a narrow one
+    wide = gradients(model, near, make_recipe())
+    narrow = gradients(model, near, make_recipe(objective=partial(ppo, clip_low=0.01, clip_high=0.01)))
+    assert max((a - b).abs().max().item() for a, b in zip(wide, narrow, strict=True)) > 1e-4

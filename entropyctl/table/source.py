@@ -86,7 +86,7 @@ def open_argument(
         with open_input(paths[0]) as raw:
             head = raw.read(6)
         if head.startswith(STREAM_MAGIC):
-            stream = StreamSource(open(paths[0], "rb"), path)  # noqa: SIM115
+            stream = StreamSource(open(paths[0], "rb"), path, owned=True)  # noqa: SIM115
             return Input(path, stream, stream.schema)
         if head.startswith(ARROW_FILE_MAGIC):
             return _input_of_files(path, [ArrowFile(paths[0])], allow, mismatches)

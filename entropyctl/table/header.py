@@ -36,10 +36,11 @@ class Header:
     table: str | None = None
     context: Context = field(default_factory=dict)
     chain: list[Record] = field(default_factory=list)
+    schema_id: str | None = None  # as the file has it, which an older version wrote differently
 
     def to_metadata(self) -> dict[bytes, bytes]:
         """The header as Arrow metadata."""
-        schema_id = load_schema(self.table).id if self.table else ""
+        schema_id = self.schema_id or (load_schema(self.table).id if self.table else "")
         return {
             SCHEMA_KEY: schema_id.encode(),
             CONTEXT_KEY: _json(self.context),
@@ -64,9 +65,10 @@ def read_header(metadata: dict[bytes, bytes] | None, path: str) -> Header | None
             name = ours[0].decode(errors="replace")
             raise InputError(f"{path}: is damaged (it has {name} but no {SCHEMA_KEY.decode()}); make it again")
         return None
-    table = check_version(metadata[SCHEMA_KEY].decode(errors="replace"), path)
+    schema_id = metadata[SCHEMA_KEY].decode(errors="replace")
+    table = check_version(schema_id, path)
     context = read_json(metadata.get(CONTEXT_KEY, b"{}"), dict, path)
-    return Header(table, context, read_chain(metadata.get(PROVENANCE_KEY, b"[]"), path))
+    return Header(table, context, read_chain(metadata.get(PROVENANCE_KEY, b"[]"), path), schema_id)
 
 
 def read_json(text: bytes, kind: type, path: str) -> Any:

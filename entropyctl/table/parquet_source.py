@@ -139,7 +139,10 @@ def open_parquet(path: str, *, keep_open: bool = True) -> ParquetFile:
         raise damaged(path, error) from None
     if header is not None:
         if END_KEY not in metadata:
-            raise InputError(f"{path}: has no end record, so its writer did not finish; make it again")
+            raise InputError(
+                f"{path}: has no end record, so its writer did not finish, or another program rewrote it; "
+                "make it again, or drop its entropyctl.* metadata"
+            )
         if end.get("rows") != rows:
             raise _changed(path, f"{rows} rows where the end record has {end.get('rows')}")
         if end.get("seal") != seal(header, opened.schema, rows):

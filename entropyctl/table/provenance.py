@@ -6,7 +6,6 @@ grouping and a trip through another library all drop Arrow metadata.
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 import uuid
@@ -77,17 +76,22 @@ def related(a: Header, b: Header) -> bool:
     return not ids_a or not ids_b or not ids_a.isdisjoint(ids_b)
 
 
-def as_commands(chain: list[Record]) -> list[str]:
-    """The chain as shell commands to paste, one pipeline a line; a comment where an origin is unknown."""
-    lines: list[str] = []
+def pipelines(chain: list[Record]) -> list[list[Record]]:
+    """The chain as command lines: records that were joined by pipes stand in one list, in their order."""
+    lines: list[list[Record]] = []
     for record in chain:
-        inputs = [entry["path"] for entry in record.get("inputs", [])]
-        if record["stage"] == "unknown":
-            lines.append(f"# {', '.join(inputs) or 'unknown'}: written by another program")
-            continue
-        command = shlex.join(record["command"])
-        if "-" in inputs and lines and not lines[-1].startswith("#"):
-            lines[-1] += f" | {command}"
+        producer = _producer(record)
+        line = next((line for line in lines if producer == line[-1]["id"] and line[-1]["stage"] != "unknown"), None)
+        if line is None:
+            lines.append([record])
         else:
-            lines.append(command)
+            line.append(record)
     return lines
+
+
+def _producer(record: Record) -> str | None:
+    """The record whose output this one read from standard input."""
+    for entry in record.get("inputs") or []:
+        if isinstance(entry, dict) and entry.get("path") == "-" and entry.get("records"):
+            return str(entry["records"][-1])
+    return None

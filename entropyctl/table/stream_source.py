@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -57,9 +58,17 @@ class _Prefixed(io.RawIOBase):
 class StreamSource:
     """A stream of steps. `header` is complete, with durations and summaries, once `steps` is exhausted."""
 
-    def __init__(self, raw: BinaryIO, path: str) -> None:
+    def __init__(self, raw: BinaryIO, path: str, *, owned: bool = False) -> None:
         self.path = path
         self._raw = raw
+        self._owned = owned
+        try:
+            self._open(raw, path)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, raw: BinaryIO, path: str) -> None:
         head = raw.read(6)
         if not head:
             raise StreamEndedEarly(f"{path}: holds nothing at all; the stage before this one failed")
@@ -142,7 +151,7 @@ class StreamSource:
     def _finish(self, marks: dict[bytes, bytes], digest: TableDigest, total: int) -> None:
         self.end = read_json(marks[END_KEY], dict, self.path)
         if PROVENANCE_KEY in marks:
-            self.header = Header(self.header.table, self.header.context, read_chain(marks[PROVENANCE_KEY], self.path))
+            self.header = replace(self.header, chain=read_chain(marks[PROVENANCE_KEY], self.path))
         if self.end.get("status") != "complete":
             raise self._ended_early(total)
         if self.end.get("rows") != total:
@@ -165,7 +174,9 @@ class StreamSource:
         )
 
     def close(self) -> None:
-        """Nothing to close: the pipe belongs to the process."""
+        """Close a file that was opened for this; a pipe belongs to the process."""
+        if self._owned:
+            self._raw.close()
 
 
 def _cut_short(error: Exception) -> bool:

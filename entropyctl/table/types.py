@@ -60,6 +60,10 @@ def type_name(kind: pa.DataType) -> str:
     """A type in the words of schemas/. Names and nullability of list elements do not show: Parquet rewrites them."""
     if is_list(kind):
         return f"list<{type_name(kind.value_type)}>"
+    if pa.types.is_fixed_size_list(kind):
+        return f"list<{type_name(kind.value_type)}>[{kind.list_size}]"
+    if pa.types.is_map(kind):
+        return f"map<{type_name(kind.key_type)}, {type_name(kind.item_type)}>"
     if pa.types.is_struct(kind):
         return f"struct<{', '.join(f'{field.name}: {type_name(field.type)}' for field in kind)}>"
     return next((name for name, scalar in _SCALARS.items() if scalar == kind), str(kind))

@@ -19,7 +19,7 @@ def report(stage: str, summary: dict[str, Any], *, as_json: bool, quiet: bool, s
     """
     stream = sys.stderr if stdout_is_data else sys.stdout
     if as_json:
-        print(json.dumps(summary, ensure_ascii=False), file=stream)
+        print(json.dumps(summary), file=stream)
     elif not quiet:
         text = ", ".join(
             f"{name} {_short(value)}" for name, value in summary.items() if not isinstance(value, dict | list)

@@ -59,7 +59,7 @@ def _header_of_files(files: Sequence[GroupedFile], allow: tuple[str, ...], misma
 
 def notice(text: str) -> None:
     """One line for people."""
-    print(f"entropyctl: {text}", file=sys.stderr)
+    print("entropyctl: " + "".join(char if char.isprintable() else " " for char in text), file=sys.stderr)
 
 
 def open_argument(

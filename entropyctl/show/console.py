@@ -38,7 +38,7 @@ def print_table(
     """
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in titles:
         table.add_column(name, justify="left" if name in left else "right", overflow="fold")
     for row in rows:

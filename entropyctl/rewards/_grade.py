@@ -48,6 +48,14 @@ class Grade(NamedTuple):
     predicted: str | None
 
 
+LONGEST_PREDICTED = 2000
+
+
+def shortened(grade: Grade) -> Grade:
+    """The grade with what was predicted cut to 2000 characters: enough to tell answers apart."""
+    return grade._replace(predicted=grade.predicted and grade.predicted[:LONGEST_PREDICTED])
+
+
 def graded(correct: bool, predicted: str) -> Grade:
     """The grade of an answer that was read: 1 and correct, or 0 and wrong."""
     return Grade(1.0, "correct", predicted) if correct else Grade(0.0, "wrong", predicted)

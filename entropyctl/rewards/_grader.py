@@ -11,7 +11,7 @@ import xxhash
 
 from entropyctl import errors
 from entropyctl.errors import EntropyctlError, UsageError
-from entropyctl.rewards._grade import Grade, GradeInput
+from entropyctl.rewards._grade import Grade, GradeInput, shortened
 from entropyctl.rewards._pool import Pool, Reply
 from entropyctl.rewards._spec import load
 
@@ -87,9 +87,10 @@ class Grader:
         if self._loaded.quick is None:
             return None
         try:
-            return self._loaded.quick(item._asdict())
+            grade = self._loaded.quick(item._asdict())
         except EntropyctlError as error:
             raise type(error)(_about(item, str(error))) from None
+        return None if grade is None else shortened(grade)
 
     def _identity(self, item: GradeInput, index: int) -> bytes | int:
         return index if self.spec.startswith("python:") else xxhash.xxh3_128_digest(item.request().encode())

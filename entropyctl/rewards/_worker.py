@@ -16,12 +16,11 @@ from typing import Any
 
 from entropyctl.children import take_channel
 from entropyctl.errors import EntropyctlError
-from entropyctl.rewards._grade import OUTCOMES, Grade
+from entropyctl.rewards._grade import OUTCOMES, Grade, shortened
 from entropyctl.rewards._spec import load
 
 # Address space that grading may take on top of what the imports took.
 MEMORY = 4 << 30
-LONGEST_PREDICTED = 2000
 
 
 def main(spec: str, seconds: float) -> None:
@@ -66,8 +65,8 @@ def _checked(grade: Any) -> Grade:
     if outcome not in OUTCOMES or not math.isfinite(reward):
         raise ValueError(f"a grader gave the reward {reward!r} and the outcome {outcome!r}")
     if predicted is not None:
-        predicted = predicted[:LONGEST_PREDICTED].encode(errors="replace").decode()
-    return Grade(float(reward), outcome, predicted)
+        predicted = predicted.encode(errors="replace").decode()
+    return shortened(Grade(float(reward), outcome, predicted))
 
 
 def _reason(error: BaseException) -> str:

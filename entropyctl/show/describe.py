@@ -9,9 +9,10 @@ import pyarrow as pa
 
 from entropyctl.show.statistics import ColumnStatistics
 from entropyctl.table.columns import filled, one_chunk, row_lengths
+from entropyctl.table.parquet_source import ParquetSource
 from entropyctl.table.paths import expand, open_input
 from entropyctl.table.rows import groups
-from entropyctl.table.schema import Column, column_of, load_schema
+from entropyctl.table.schema import Column, column_of
 from entropyctl.table.source import Input, open_argument
 from entropyctl.table.stream_source import StreamSource
 from entropyctl.table.types import is_list, type_name
@@ -65,7 +66,7 @@ def _describe(entry: Input) -> dict[str, Any]:
     return {
         "path": entry.path,
         "format": _format(entry),
-        "table": load_schema(table).id if table else None,
+        "table": _schema_id(entry),
         "rows": rows,
         "steps": {"count": len(steps), "first": min(steps), "last": max(steps)} if steps else None,
         "tokens": tokens if "tokens" in statistics and statistics["tokens"].is_list else None,
@@ -76,6 +77,13 @@ def _describe(entry: Input) -> dict[str, Any]:
         "columns": [_column(field, table, statistics[field.name]) for field in entry.schema],
         "provenance": header.chain,
     }
+
+
+def _schema_id(entry: Input) -> str | None:
+    headers = (
+        [file.header for file in entry.reader.files] if isinstance(entry.reader, ParquetSource) else [entry.header]
+    )
+    return next((header.schema_id for header in headers if header), None)
 
 
 def _format(entry: Input) -> str:

@@ -101,11 +101,16 @@ def _input_of_files(path: str, files: Sequence[GroupedFile], allow: tuple[str, .
     for file in files:
         if file.header is None:
             notice(f"{file.path}: written by another program; its history starts as unknown")
-    schema = _common_schema(files)
+    schema = common_schema(files)
     return Input(path, ParquetSource(files, []), schema, _header_of_files(files, allow, mismatches))
 
 
-def _common_schema(files: Sequence[GroupedFile]) -> pa.Schema:
+def common_schema(files: Sequence[GroupedFile]) -> pa.Schema:
+    """Columns and types of the files of one table.
+
+    Raises:
+        InputError: they have different columns, or two of one name.
+    """
     first = files[0]
     for other in files[1:]:
         if sorted(other.schema.names) != sorted(first.schema.names):
@@ -246,9 +251,9 @@ class Source:
             except (pa.ArrowException, ValueError) as error:
                 reason = str(error).partition("\n")[0]
                 raise InputError(f"{self.path}: a value does not fit the type of its column ({reason})") from None
+        check_keys(rows, self.path)
         check_lengths(rows, self.path)
         check_values(rows, self._needs, self.path, self.table)
-        check_keys(rows, self.path)
         return rows
 
     def __enter__(self) -> Source:

@@ -122,15 +122,24 @@ def run(stage: str, function: Callable[..., object], argv: list[str]) -> int:
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except BrokenPipeError:
-        # The reader has enough. Whatever Python still wants to flush at exit must not raise again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _reader_has_enough()
+    except SystemExit as ended:
+        # How typer reports a closed pipe that it meets itself.
+        if isinstance(ended.__context__, BrokenPipeError):
+            return _reader_has_enough()
+        raise
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except _Ended as ended:
         return 128 + ended.signal
     except Exception as error:
         return _report(stage, error, debug)
+
+
+def _reader_has_enough() -> int:
+    # Whatever Python still wants to flush at exit must not raise again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def required(flag: str, value: str | None) -> str:
@@ -163,7 +172,7 @@ def _report(stage: str, error: Exception, debug: bool) -> int:
         message, code = str(error), error.exit_code
     elif hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a usage error of typer's
         message, code = f"{_usage_message(error)}; see `entropyctl {stage} --help`", 2
-    elif type(error).__name__ == "Abort":
+    elif type(error).__name__ == "Abort" and isinstance(error.__cause__, KeyboardInterrupt):
         message, code = "interrupted", 130
     elif isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         message = f"needs {error.name}, which is not installed; run pip install 'entropyctl[{EXTRAS[error.name]}]'"

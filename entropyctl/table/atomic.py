@@ -63,13 +63,15 @@ class AtomicFile:
             if os.path.isdir(self._final):
                 raise cannot_write(path, IsADirectoryError(errno.EISDIR, ""))
             self._temporary = self._final
-        self.file: Any = self._open()
+        self.file: Any = None
 
-    def _open(self) -> Any:
+    def open(self) -> None:
+        """Make the temporary file; from now on `abort` is owed, even when a signal ends this very call."""
         try:
             if self._remote:
-                return self._remote.open_output_stream(filesystem_of(self._temporary)[1])
-            return open(self._temporary, "wb")
+                self.file = self._remote.open_output_stream(filesystem_of(self._temporary)[1])
+            else:
+                self.file = open(self._temporary, "wb")  # noqa: SIM115
         except OSError as error:
             raise cannot_write(self.path, error) from None
 
@@ -104,7 +106,8 @@ class AtomicFile:
     def abort(self) -> None:
         """Throw the bytes away; whatever stood under the final name stays."""
         with suppress(OSError):  # a full disk says so again when the last buffer is flushed
-            self.file.close()
+            if self.file is not None:
+                self.file.close()
         with suppress(OSError):  # nothing there to remove
             if self._remote:
                 self._remote.delete_file(filesystem_of(self._temporary)[1])

@@ -88,7 +88,7 @@ def check_values(rows: pa.Table, needs: Sequence[str], path: str, table: str | N
         column = column_of(table, field.name)
         array = one_chunk(rows[field.name])
         needed = field.name in needs and not (column is not None and column.nullable)
-        if array.null_count and (needed or field.name in KEY):
+        if array.null_count and needed:
             row = int(np.flatnonzero(null_rows(array))[0])
             remedy = f"; run `entropyctl {column.made_by}` on it" if column else ""
             raise InputError(f"{path}: row {row_name(rows, row)}: '{field.name}' is null, not computed{remedy}")
@@ -123,11 +123,15 @@ def check_nulls_in_lists(rows: pa.Table, path: str, table: str | None = None) ->
 
 
 def check_keys(rows: pa.Table, path: str) -> None:
-    """Stop where two rows of a step have one key, as when a shard lies in a directory twice.
+    """Stop where a row has no key, or two rows of a step have one, as when a shard lies in a directory twice.
 
     Raises:
         InputError: names the key.
     """
+    for name in KEY:
+        if name in rows.column_names and rows[name].null_count:
+            row = int(np.flatnonzero(null_rows(rows[name]))[0])
+            raise InputError(f"{path}: row {row_name(rows, row)}: '{name}' is null; every row needs a key of its own")
     if not set(KEY) <= set(rows.column_names) or rows.num_rows < 2:
         return
     prompt_B = row_values(one_chunk(rows["prompt_id"]).dictionary_encode().indices).astype(np.int64)

@@ -76,8 +76,7 @@ class Overlay:
     def _aligned(self, rows: pa.Table, own: pa.Table) -> pa.Table:
         index = {key: i for i, key in enumerate(_keys(own))}
         keys = _keys(rows)
-        if len(index) < own.num_rows:
-            check_keys(own, self.path)
+        check_keys(own, self.path)
         extra = set(index).difference(keys)
         if extra and not narrowed(self._base):
             row = index[min(extra)]

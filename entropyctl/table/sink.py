@@ -120,6 +120,7 @@ class Sink:
     def _open_files(self) -> None:
         for path in self._paths[len(self._files) :]:
             self._files.append(AtomicFile(path))
+            self._files[-1].open()
 
     def _open(self, schema: pa.Schema) -> None:
         self._open_files()

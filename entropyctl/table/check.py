@@ -142,6 +142,7 @@ def _check_rows(groups: Iterable[pa.Table], schema: pa.Schema, table: str | None
         except (pa.ArrowException, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"{path}: a value does not fit the type of its column ({reason})") from None
+        check_keys(rows, path)
         check_lengths(rows, path)
         check_values(rows, (), path, table)
         if set(KEY) <= set(schema.names):

@@ -7,6 +7,7 @@ import shutil
 import sys
 
 from entropyctl import __version__, registry
+from entropyctl.errors import one_line
 
 # Groups for the help page. A stage that no group names (another package's, or new) is listed under "Other".
 GROUPS = {
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     except Exception as error:  # a stage reports its own errors; what comes here is a stage that cannot be loaded
         if "--debug" in args:
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = one_line(f"{type(error).__name__}: {error}")
         print(f"entropyctl {args[0]}: cannot be loaded ({reason}); run again with --debug", file=sys.stderr)
         status = 1
     raise SystemExit(status)

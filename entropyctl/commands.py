@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from entropyctl.errors import EntropyctlError, InputError, UsageError
+from entropyctl.errors import EntropyctlError, InputError, UsageError, one_line
 
 # Flags that stages share, declared once.
 Inputs = Annotated[
@@ -193,11 +193,6 @@ def _usage_message(error: Any) -> str:
         known = sorted({o for p in context.command.params for o in p.opts if o.startswith("--")} | {"--help"})
         message = f"{message}; known: {', '.join(known)}"
     return message
-
-
-def one_line(text: str) -> str:
-    """Text without line breaks and without control characters, which an attacker's data could hide in a message."""
-    return "".join(char if char.isprintable() else " " for char in " ".join(text.split()))
 
 
 def _app(function: Callable[..., object]) -> typer.Typer:

@@ -7,6 +7,11 @@ remedy; the command line prints the line and ends with `exit_code`.
 from __future__ import annotations
 
 
+def one_line(text: str) -> str:
+    """Text without line breaks and without control characters, which an attacker's data could hide in a message."""
+    return "".join(char if char.isprintable() else " " for char in " ".join(text.split()))
+
+
 class EntropyctlError(Exception):
     """A fault that a user can act on. The message is one line: `FILE: what is wrong; what to do`."""
 

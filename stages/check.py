@@ -29,7 +29,7 @@ def check(files: Files = None, full: Full = False) -> int:
     """
     import sys
 
-    from entropyctl.commands import one_line
+    from entropyctl.errors import one_line
     from entropyctl.table.check import check
 
     faults = [fault for path in files or ["-"] for fault in check(path, full=full)]

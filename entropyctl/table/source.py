@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 
-from entropyctl.errors import InputError, UsageError
+from entropyctl.errors import InputError, UsageError, one_line
 from entropyctl.table.arrow_file import ArrowFile
 from entropyctl.table.conform import check_keys, check_lengths, check_names, check_nulls_in_lists, check_values, conform
 from entropyctl.table.header import Header, Record, merge_contexts
@@ -59,7 +59,7 @@ def _header_of_files(files: Sequence[GroupedFile], allow: tuple[str, ...], misma
 
 def notice(text: str) -> None:
     """One line for people."""
-    print("entropyctl: " + "".join(char if char.isprintable() else " " for char in text), file=sys.stderr)
+    print(f"entropyctl: {one_line(text)}", file=sys.stderr)
 
 
 def open_argument(

@@ -43,8 +43,7 @@ def score(
     from contextlib import ExitStack
     from functools import reduce
 
-    from entropyctl.commands import one_line
-    from entropyctl.errors import UsageError
+    from entropyctl.errors import UsageError, one_line
     from entropyctl.reporting import report
     from entropyctl.rewards import GRADE_COLUMNS, Grader, GradeSummary, grade_rows
     from entropyctl.table import new_record, notice, read, write
@@ -66,7 +65,7 @@ def score(
             passes.append(lambda rows: grade_rows(rows, grader, source.path, grades))
             made += GRADE_COLUMNS
         if policy is not None:
-            from entropyctl.policy.scorer import check_sampler, open_scorer
+            from entropyctl.policy.scorer import check_sampler, open_scorer, scoring_context
             from entropyctl.tokenstats.table import COLUMNS
 
             found = check_sampler(source, policy, allowed)
@@ -76,7 +75,7 @@ def score(
             passes.append(scorer.score)
             made += COLUMNS
             record["policy"] = found.digest
-            context = {"scoring": {"policy": found.digest, "dtype": dtype}}
+            context = scoring_context(source, found, dtype)
         only = made if only_new else None
         sink = stack.enter_context(write(output, "scored", record, source, context=context, only=only, tee=tee))
         for step in source:

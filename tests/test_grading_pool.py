@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from entropyctl.errors import EngineError, UsageError
+from entropyctl.errors import EngineError, InputError, UsageError
 from entropyctl.rewards import Grade, GradeInput, Grader
+from entropyctl.rewards._pool import Worker
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT, ERROR = Grade(0.0, "timeout", None), Grade(0.0, "error", None)
@@ -138,7 +139,7 @@ def test_importing_does_not_count_against_the_deadline(tmp_path, monkeypatch):
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("raise KeyboardInterrupt", "KeyboardInterrupt: "),
         ("raise ValueError('x' * 1000)", f"ValueError: {'x' * 288}"),
-        ("return [0] * (1 << 33)", "MemoryError: "),
+        ("return bytearray(6 << 30)", "MemoryError: "),
         ("def deep(): return deep()\n    return deep()", "RecursionError: maximum recursion depth exceeded"),
     ],
 )
@@ -161,6 +162,39 @@ def test_a_worker_that_dies_while_it_starts_ends_the_command(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(EngineError, match="--reward python:dies:score: its process ended with status 9"):
         Grader("python:dies:score").__enter__()
+
+
+@pytest.mark.timeout(60)
+def test_a_process_that_does_not_read_does_not_hold_us_up(monkeypatch):
+    monkeypatch.setattr("entropyctl.rewards._pool.command", lambda *_: ["sleep", "1000"])
+    worker = Worker("exact", timeout=1.0)
+    worker.give(0, "x" * 10_000_000)
+    worker.send()
+    assert 0 < len(worker.unsent) < 10_000_001
+    assert worker.kill() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("spec", ["math", "python:mine:score"])
+def test_files_of_the_current_directory_do_not_replace_pythons(grader, tmp_path, spec):
+    for name in ("json", "random", "resource", "sympy"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong file')")
+    pytest.importorskip("math_verify")
+    grader("return 1.0")
+    with Grader(spec, workers=1) as pool:
+        assert pool.grade([GradeInput(r"\boxed{0.5}", "1/2")])[0].outcome == "correct"
+
+
+def test_an_input_that_is_at_fault_is_named(grader):
+    body = """
+        from entropyctl.errors import InputError
+        if solution_str == "b":
+            raise InputError("has no answer; add one")
+        return 1.0
+    """
+    with grader(body) as pool:
+        with pytest.raises(InputError, match=r"^row 1: has no answer; add one$"):
+            pool.grade(inputs("a", "b", "c"))
+        assert pool.grade(inputs("a")) == [Grade(1.0, "correct", None)]
 
 
 # --- noise ---------------------------------------------------------------------------------------------------------
@@ -202,9 +236,19 @@ def test_predictions_are_text_that_a_table_can_hold(grader):
 
 
 def test_grades_come_in_the_order_of_the_responses_from_several_workers(grader):
-    with grader("return float(solution_str)", workers=3) as pool:
-        for step in range(2):
-            numbers = [float(step * 100 + i) for i in range(40)]
+    # The first of each step is the last to be done.
+    body = """
+        import os
+        number = int(solution_str)
+        if number % 100 == 39:
+            open(f"done{number // 100}", "w").close()
+        while number % 100 == 0 and not os.path.exists(f"done{number // 100}"):
+            pass
+        return number
+    """
+    with grader(body, workers=2) as pool:
+        for step in (1, 2):
+            numbers = [step * 100 + i for i in range(40)]
             assert [grade.reward for grade in pool.grade(inputs(*map(str, numbers)))] == numbers
 
 
@@ -256,8 +300,7 @@ def gone(pid: int) -> bool:
 
 
 def test_workers_end_with_the_block_and_with_an_exception(grader):
-    body = "import os\nif solution_str == 'stop':\n    from entropyctl.errors import InputError\n    "
-    body += "raise InputError('has no answer')\nreturn os.getpid()"
+    body = "import os; return os.getpid()"
     with grader(body) as pool:
         pid = int(pool.grade(inputs("a"))[0].reward)
         assert not gone(pid)
@@ -266,6 +309,25 @@ def test_workers_end_with_the_block_and_with_an_exception(grader):
         pid = int(pool.grade(inputs("a"))[0].reward)
         raise RuntimeError
     assert gone(pid)
+
+
+def test_workers_end_when_another_cannot_start(tmp_path, monkeypatch):
+    """Without a `with` block: one worker dies once the other, which never gets ready, has said who it is."""
+    (tmp_path / "half.py").write_text(
+        "import os\n"
+        "try:\n"
+        "    os.mkdir('first')\n"
+        "except FileExistsError:\n"
+        "    open('pid.part', 'w').write(str(os.getpid()))\n"
+        "    os.rename('pid.part', 'pid')\n"
+        "    while True: pass\n"
+        "while not os.path.exists('pid'): pass\n"
+        "os._exit(1)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EngineError, match="ended with status 1 while it started"):
+        Grader("python:half:score", workers=2).grade(inputs("a", "b"))
+    assert gone(int((tmp_path / "pid").read_text()))
 
 
 PARENT = """

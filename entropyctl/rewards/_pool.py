@@ -30,7 +30,7 @@ class Worker:
     def __init__(self, spec: str, timeout: float) -> None:
         # A session of its own: Ctrl-C goes to us alone, and one kill reaches what the grader itself has started.
         self._process = subprocess.Popen(
-            command("entropyctl.rewards._worker", spec, str(timeout)),
+            command("entropyctl.rewards._worker", spec, str(timeout), str(START_LIMIT)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

@@ -1,6 +1,8 @@
 """The process in which a grader runs: a JSON line in for each response, a JSON line out for each verdict.
 
-python -m entropyctl.rewards._worker SPEC SECONDS
+`python -m entropyctl.rewards._worker SPEC SECONDS START_SECONDS`, where the seconds are the parent's deadlines for one
+response and for the imports. The parent kills a worker that is late; should the parent itself be gone, the kernel's
+timer does, some time later.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ from entropyctl.rewards._spec import load
 MEMORY = 4 << 30
 
 
-def main(spec: str, seconds: float) -> None:
+def main(spec: str, seconds: float, start_seconds: float) -> None:
     """Serve until standard input ends."""
     requests, replies = take_channel(show_prints=spec.startswith("python:"))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    _die_after(start_seconds)
 
     def say(reply: dict[str, Any]) -> None:
         replies.write(json.dumps(reply) + "\n")
@@ -40,13 +44,12 @@ def main(spec: str, seconds: float) -> None:
     except BaseException as error:
         return say({"failed": ["EngineError", f"--reward {spec}: cannot start ({_reason(error)}); mend it"]})
     _limit_memory()
-    # The parent kills a worker at its deadline. Should the parent itself be gone, the kernel does.
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    _die_after(0)
     say({"ready": True})
     for line in requests:
-        signal.setitimer(signal.ITIMER_REAL, 2 * seconds + 1)
+        _die_after(seconds)
         reply = judge(grader.grade, line)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _die_after(0)
         say(reply)
 
 
@@ -73,6 +76,11 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:300]
 
 
+def _die_after(seconds: float) -> None:
+    """Set the kernel's timer well behind the parent's deadline; 0 stops it."""
+    signal.setitimer(signal.ITIMER_REAL, 2 * seconds + 1 if seconds else 0)
+
+
 def _limit_memory() -> None:
     try:
         with open("/proc/self/statm") as file:
@@ -85,4 +93,4 @@ def _limit_memory() -> None:
 
 if __name__ == "__main__":
     with suppress(BrokenPipeError):  # the parent is gone
-        main(sys.argv[1], float(sys.argv[2]))
+        main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]))

@@ -16,6 +16,10 @@ Ks = Annotated[
 EvalOutput = Annotated[
     str | None, typer.Option("-o", "--output", metavar="FILE", help="Also write the counts by problem, as Parquet.")
 ]
+Samples = Annotated[int, typer.Option("--n", "-n", metavar="N", help="With --policy: responses to each problem.")]
+Keep = Annotated[
+    str | None, typer.Option("--tee", metavar="FILE", help="With --policy: keep the scored responses in this file.")
+]
 FailUnder = Annotated[
     float | None, typer.Option(metavar="X", help="End with status 10 when the average over problems is below X.")
 ]
@@ -31,11 +35,30 @@ def evaluate(
     k: Ks = None,
     output: EvalOutput = None,
     fail_under: FailUnder = None,
+    policy: commands.Policy = None,
+    prompts: commands.Prompts = None,
+    reward: commands.Reward = None,
+    n: Samples = 8,
+    tee: Keep = None,
+    temperature: commands.Temperature = 1.0,
+    top_p: commands.TopP = 1.0,
+    top_k: commands.TopK = 0,
+    max_tokens: commands.MaxTokens = 512,
+    stop: commands.Stop = None,
+    seed: commands.Seed = 0,
+    chat: commands.Chat = True,
+    column: commands.Column = None,
+    batch_rows: commands.BatchRows = 64,
+    token_budget: commands.TokenBudget = 4096,
+    timeout: commands.GraderTimeout = 5.0,
+    workers: commands.Workers = None,
+    dtype: commands.Dtype = "float32",
+    device: commands.Device = "auto",
     allow_mismatch: AllowMismatch = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a policy on scored responses.
+    """Measure a policy on scored responses; or, with --policy, --prompts and --reward, sample and score them first.
 
     pass@k = 1 - C(n - c, k) / C(n, k) for each problem with n responses, c of them correct; mean over problems.
 
@@ -43,28 +66,60 @@ def evaluate(
     the most frequent answer is correct; answers that tie count with the fraction of them that is correct.
     Responses that could not be graded (unparsable, timeout, error) count as not correct.
     """
-    from contextlib import nullcontext
-
-    from entropyctl.errors import ThresholdCrossed
+    params = dict(locals())
+    from entropyctl.errors import ThresholdCrossed, UsageError
     from entropyctl.laws import evaluate as ev
-    from entropyctl.table import new_record, read, write
+    from entropyctl.table import new_record, notice, read, write
 
     ks = chosen_ks(k)
-    allow = tuple(allow_mismatch or ())
-    record = new_record("eval", {"k": ks, "fail_under": fail_under})
-    with (
-        read(inputs or ["-"], columns=ev.COLUMNS, needs=ev.NEEDS, allow_mismatch=allow) as source,
-        write(output, "evals", record, source) if output else nullcontext() as sink,
-    ):
-        evals = ev.evaluate((step.rows for step in source), source.path)
-        summary = ev.summarise(evals, ks)
-        if sink is not None:
-            sink.put(0, evals, rows_read=summary["pooled"]["responses"])
+    if policy is not None and inputs:
+        raise UsageError(f"{inputs[0]}: scored files and --policy exclude each other; give one of them")
+    if policy is not None and max(ks, default=1) > n:
+        raise UsageError(f"-k {max(ks)}: pass@k needs k <= n, and --n is {n}; choose a smaller k or sample more")
+    record = new_record("eval", params)
+    if policy is None:
+        with read(
+            inputs or ["-"], columns=ev.COLUMNS, needs=ev.NEEDS, allow_mismatch=tuple(allow_mismatch or ())
+        ) as source:
+            evals = ev.evaluate((step.rows for step in source), source.path)
+        chain, context, origins = source.chain, source.context, source.origins(int(sum(evals["n"].to_pylist())))
+    else:
+        from entropyctl.chain import sample_and_score
+        from entropyctl.engines import Sampling
+        from entropyctl.policy import find_policy
+
+        found = find_policy(policy)
+        path = commands.required("--prompts", prompts)
+        sampling = Sampling(temperature, top_p, top_k, max_tokens, tuple(stop or ()))
+        scored = sample_and_score(
+            found,
+            path,
+            commands.required("--reward", reward),
+            sampling,
+            announce=(lambda text: None) if quiet else notice,
+            columns=commands.pairs("--column", column),
+            **{name: params[name] for name in CHAIN},
+        )
+        record["policy"] = found.digest
+        chain, origins = [], [{"path": path}]
+        context = {"sampling": sampling.context(), "policies": {str(found.version): found.digest}}
+        if tee:
+            with write(tee, "scored", record, context=context, inputs=origins) as kept:
+                kept.put(0, scored)
+        evals = ev.evaluate([scored], path)
+    summary = ev.summarise(evals, ks)
+    if output:
+        with write(output, "evals", record, context=context, inputs=origins, chain=chain) as sink:
+            sink.put(0, evals)
             sink.summarise(**summary)
     _report(summary, bool(ks), json, quiet, stdout_is_data=output == "-")
     average = summary["pooled"]["avg@n"]["mean"]
     if fail_under is not None and average < fail_under:
         raise ThresholdCrossed(f"avg@n is {average:.4f}, below --fail-under {fail_under:g}")
+
+
+# Options that go to the chain as they are.
+CHAIN = ("n", "seed", "chat", "timeout", "workers", "batch_rows", "token_budget", "dtype", "device", "quiet")
 
 
 def chosen_ks(words: list[str] | None) -> list[int]:

@@ -79,6 +79,7 @@ class Engine(NamedTuple):
 
     sample: Sampler
     tokenizer: Any
+    model: Any = None  # the transformers model, where it lives in this process; a scorer may share it
 
 
 def uniforms(seed: int, step: int, prompt_id: str, sample: int, count: int) -> npt.NDArray[np.float64]:

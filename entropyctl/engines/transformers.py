@@ -33,7 +33,7 @@ def transformers(policy: Policy, *, dtype: str, device: str, batch_rows: int) ->
     """
     model = load_model(policy, parse_dtype(dtype), parse_device(device))
     tokenizer = load_tokenizer(policy)
-    return Engine(sampler(model, tokenizer, batch_rows), tokenizer)
+    return Engine(sampler(model, tokenizer, batch_rows), tokenizer, model)
 
 
 def sampler(model: Any, tokenizer: Any, batch_rows: int) -> Sampler:

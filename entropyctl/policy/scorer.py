@@ -58,7 +58,14 @@ class Scorer:
 
 
 def open_scorer(
-    policy: Policy, temperature: float, *, dtype: str, device: str, token_budget: int, quiet: bool
+    policy: Policy,
+    temperature: float,
+    *,
+    dtype: str,
+    device: str,
+    token_budget: int,
+    quiet: bool,
+    model: Any = None,
 ) -> Scorer:
     """Load a policy to score with.
 
@@ -67,6 +74,7 @@ def open_scorer(
         temperature: of the sampling.
         dtype: number type of the weights.
         device: where to compute.
+        model: the checkpoint's model, where an engine has loaded it already.
         token_budget: most tokens in one forward pass.
         quiet: show no progress.
 
@@ -74,7 +82,8 @@ def open_scorer(
         InputError: the checkpoint cannot be loaded.
         EngineError: its output layer is not understood.
     """
-    model = load_model(policy, parse_dtype(dtype), parse_device(device))
+    if model is None:
+        model = load_model(policy, parse_dtype(dtype), parse_device(device))
     body, head = find_head(model)
     return Scorer(policy, body, head, temperature, token_budget, quiet)
 
@@ -105,3 +114,9 @@ def check_sampler(source: Source, path: str, allow: tuple[str, ...]) -> Policy:
             "give a policy with the same one, or --allow-mismatch tokenizer"
         )
     return policy
+
+
+def scoring_context(source: Source, policy: Policy, dtype: str) -> dict[str, object]:
+    """What a scored file says of its scoring: for each version that sampled, the digest of the policy that scored."""
+    versions = source.context.get("policies") or {str(policy.version): policy.digest}
+    return {"scoring": {"policies": dict.fromkeys(versions, policy.digest), "dtype": dtype}}

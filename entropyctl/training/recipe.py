@@ -53,9 +53,9 @@ def check_policy(source: Source, policy: Policy, allow: tuple[str, ...]) -> None
     Raises:
         MismatchError: names both.
     """
-    scored = source.context.get("scoring", {}).get("policy")
-    if scored not in (None, policy.digest) and "scoring.policy" not in allow:
+    scored = list(source.context.get("scoring", {}).get("policies", {}).values())
+    if scored and policy.digest not in scored and "scoring.policies" not in allow:
         raise MismatchError(
-            f"{source.path}: was scored by policy {scored[:12]}, but {policy.directory} is {policy.digest[:12]}; "
-            "train the policy that scored, or allow it with --allow-mismatch scoring.policy"
+            f"{source.path}: was scored by policy {scored[-1][:12]}, but {policy.directory} is {policy.digest[:12]}; "
+            "train the policy that scored, or allow it with --allow-mismatch scoring.policies"
         )

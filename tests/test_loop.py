@@ -1,0 +1,179 @@
+"""The training loop both ways: five commands on files, and the same stages joined by pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Cli
+
+from entropyctl.table import read
+
+GRADER = """
+def score(data_source, solution_str, ground_truth, extra_info=None):
+    return float(len(solution_str) % 2)
+"""
+STEPS = 3
+
+
+Shell = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with prompts, a grader, and `entropyctl` on its PATH."""
+    place = tmp_path_factory.mktemp("loop")
+    (place / "bin").mkdir()
+    command = place / "bin" / "entropyctl"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m entropyctl "$@"\n')
+    command.chmod(0o755)
+    (place / "parity.py").write_text(GRADER)
+    lines = [json.dumps({"question": f"say {i}", "answer": "x"}) for i in range(8)]
+    (place / "prompts.jsonl").write_text("\n".join(lines))
+    return place
+
+
+@pytest.fixture(scope="module")
+def shell(place: Path) -> Shell:
+    """Run a script of examples/ there."""
+
+    def run(script: str, *args: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ENTROPYCTL_")}
+        environment |= {
+            "PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "PROMPTS": "prompts.jsonl",
+            "REWARD": "python:parity:score",
+            "PROMPTS_PER_STEP": "4",
+            "N": "4",
+            "MAX_TOKENS": "6",
+            "LR": "1e-3",
+            "MASK": "clip-v --mu 1 --max-frac 1",
+            **variables,
+        }
+        command = ["bash", str(ROOT / "examples" / script), *args]
+        return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=500)
+
+    return run
+
+
+def new_run(directory: Path, tiny_policy: Path) -> Path:
+    policy = directory / "policy"
+    policy.mkdir(parents=True)
+    (policy / "v000000").symlink_to(tiny_policy)
+    (policy / "latest").symlink_to("v000000")
+    return directory
+
+
+def weights(run: Path, steps: int = STEPS) -> list[bytes]:
+    return [(run / "policy" / f"v{k:06d}" / "model.safetensors").read_bytes() for k in range(1, steps + 1)]
+
+
+def metrics(run: Path) -> list[dict]:
+    with read([str(run / "metrics")]) as source:
+        return [row for step in source for row in step.rows.to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def by_files(shell: Shell, place: Path, tiny_policy: Path) -> Path:
+    """A run of three steps with `loop.sh`."""
+    run = new_run(place / "files", tiny_policy)
+    ran = shell("loop.sh", "files", str(STEPS))
+    assert ran.returncode == 0, ran.stderr
+    return run
+
+
+def test_files_and_pipes_publish_the_same_weights_bit_for_bit(
+    shell: Shell, place: Path, tiny_policy: Path, by_files: Path
+) -> None:
+    by_pipes = new_run(place / "pipes", tiny_policy)
+    ran = shell("loop_pipe.sh", "pipes", str(STEPS))
+    assert ran.returncode == 0, ran.stderr
+    assert weights(by_files) == weights(by_pipes)
+    assert len({*weights(by_files)}) == STEPS  # and every step changed them
+    first, second = metrics(by_files), metrics(by_pipes)
+    for a, b in zip(first, second, strict=True):
+        assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+    assert [m["published_version"] for m in first] == [1, 2, 3]
+    assert any(m["mask_fraction"] > 0 for m in first)
+    assert all(m["realised_change"] != 0 for m in first)
+
+
+def test_the_steps_of_a_run_are_one_table(cli: Cli, place: Path, by_files: Path) -> None:
+    ran = cli(
+        "mask",
+        "clip-b",
+        "files/step-*/scored.parquet",
+        "files/step-*/advantages.parquet",
+        "-o",
+        "all.parquet",
+        cwd=place,
+    )
+    assert ran.code == 0, ran
+    with read([str(place / "all.parquet")]) as source:
+        assert [step.number for step in source] == [1, 2, 3]
+        assert sorted(source.context["policies"]) == ["0", "1", "2"]
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    shell: Shell, place: Path, tiny_policy: Path, by_files: Path
+) -> None:
+    parts = new_run(place / "parts", tiny_policy)
+    assert shell("loop.sh", "parts", "1").returncode == 0
+    # the grader is gone in the middle of step 2: the step fails, and what was published stays
+    failed = shell("loop.sh", "parts", "2", REWARD="python:nowhere:score")
+    assert failed.returncode == 2, failed.stderr
+    assert (parts / "policy" / "latest").readlink() == Path("v000001")
+    assert shell("loop.sh", "parts", "2").returncode == 0
+    assert weights(parts, 2) == weights(by_files, 2)
+
+
+def test_a_failing_stage_fails_the_pipe_and_publishes_nothing(shell: Shell, place: Path, tiny_policy: Path) -> None:
+    run = new_run(place / "failing", tiny_policy)
+    failed = shell("loop_pipe.sh", "failing", "1", REWARD="python:nowhere:score")
+    assert failed.returncode != 0
+    assert (run / "policy" / "latest").readlink() == Path("v000000")
+    assert not (run / "metrics").exists()
+    assert "Traceback" not in failed.stderr
+
+
+INPUTS = [f"files/step-000001/{name}.parquet" for name in ("scored", "advantages", "masks")]
+
+
+def test_the_same_step_cannot_be_trained_on_twice(cli: Cli, place: Path, by_files: Path) -> None:
+    again = cli("update", *INPUTS, "--policy", "files/policy", "--publish", cwd=place)
+    assert again.code == 5 and "was scored by policy" in again.line, again
+
+
+def test_a_plain_checkpoint_says_how_to_become_a_policy(
+    cli: Cli, place: Path, tiny_policy: Path, by_files: Path
+) -> None:
+    ran = cli("update", *INPUTS, "--policy", tiny_policy, "--publish", cwd=place)
+    assert ran.code == 2 and "ln -s v000000 run/policy/latest" in ran.line, ran
+
+
+def test_a_mask_that_removes_everything_publishes_the_same_weights(
+    cli: Cli, place: Path, tiny_policy: Path, by_files: Path
+) -> None:
+    run = new_run(place / "nothing", tiny_policy)
+    scored, advantages, _ = INPUTS
+    nothing = cli("mask", "quadrant", "--keep=", scored, advantages, cwd=place)  # no quadrant: no token pulls
+    options = ["--policy", "nothing/policy", "--publish", "--metrics", "nothing/metrics", "--weight-decay", 0.1]
+    assert cli("update", *options, stdin=nothing.out, cwd=place).code == 0
+    (row,) = metrics(run)
+    assert row["grad_norm"] == 0 and row["realised_change"] == 0 and row["optimizer_steps"] == 0
+    assert weights(run, 1) == [(tiny_policy / "model.safetensors").read_bytes()]
+
+
+@pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "examples").glob("*.sh")))
+def test_scripts_stop_at_the_first_fault(script: str) -> None:
+    text = (ROOT / "examples" / script).read_text()
+    assert "set -euo pipefail" in text
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", str(ROOT / "examples" / script)], check=True)

@@ -1,0 +1,137 @@
+"""`entropyctl score` as a user runs it: grades, statistics, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Cli
+
+from entropyctl.dynamics import expected_score, s_star
+from entropyctl.policy import find_policy
+from entropyctl.policy.checkpoint import load_model
+from entropyctl.policy.publish import publish
+from entropyctl.table import read
+
+STATISTICS = ["logprobs", "entropies", "s_star", "expected_s", "sum_p2"]
+
+
+@pytest.fixture
+def rollouts(cli: Cli, policy_root: Path, tmp_path: Path) -> Path:
+    lines = [{"question": f"{i}?", "answer": "7", "colour": "green"} for i in range(3)]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    ran = cli(
+        *("rollout", "--policy", policy_root, "--prompts", "prompts.jsonl", "--n", 2, "--max-tokens", 9),
+        *("--temperature", 0.7, "-o", "rollouts.parquet"),
+    )
+    assert ran.code == 0, ran
+    return tmp_path / "rollouts.parquet"
+
+
+def rows_of(path: Path):
+    with read([str(path)]) as source:
+        return next(iter(source)).rows, source
+
+
+def flat(rows, name: str) -> np.ndarray:
+    return np.concatenate([np.array(x, np.float64) for x in rows[name].to_pylist()])
+
+
+def test_statistics_are_of_the_tempered_distribution_and_obey_the_identities(
+    cli: Cli, policy_root: Path, rollouts: Path, tmp_path: Path
+) -> None:
+    ran = cli("score", rollouts, "--policy", policy_root, "-o", "scored.parquet", "--json", "--token-budget", 40)
+    assert ran.code == 0, ran
+    rows, source = rows_of(tmp_path / "scored.parquet")
+    assert source.context["scoring"]["policies"] == {"0": find_policy(str(policy_root)).digest}
+    np.testing.assert_allclose(flat(rows, "logprobs"), flat(rows, "rollout_logprobs"), atol=1e-5)
+    summary = json.loads(ran.text)
+    assert summary["largest_mismatch"] < 1e-5
+    assert summary["entropy"] == pytest.approx(flat(rows, "entropies").mean(), rel=1e-5)
+    np.testing.assert_allclose(flat(rows, "s_star"), s_star(flat(rows, "logprobs"), flat(rows, "entropies")), atol=1e-6)
+    model = load_model(find_policy(str(policy_root)), torch.float32, torch.device("cpu"))
+    prompt, tokens = rows["prompt_tokens"][0].as_py(), rows["tokens"][0].as_py()
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1].double()
+    p = (logits / 0.7).softmax(dim=1).numpy()
+    entropies, squares = -(p * np.log(p)).sum(axis=1), (p**2).sum(axis=1)
+    np.testing.assert_allclose(rows["entropies"][0].as_py(), entropies, atol=1e-5)
+    np.testing.assert_allclose(rows["sum_p2"][0].as_py(), squares, atol=1e-5)
+    truth = expected_score(entropies, squares, (p**2 * np.log(p)).sum(axis=1))
+    np.testing.assert_allclose(rows["expected_s"][0].as_py(), truth, atol=1e-5)
+
+
+def test_grades_and_statistics_may_come_in_one_run_or_two(
+    cli: Cli, policy_root: Path, rollouts: Path, tmp_path: Path
+) -> None:
+    one = cli("score", rollouts, "--reward", "exact", "--policy", policy_root, "-o", "one.parquet")
+    assert one.code == 0 and "wrong 6" in one.err, one
+    graded = cli("score", rollouts, "--reward", "exact")
+    two = cli("score", "--policy", policy_root, "-o", "two.parquet", stdin=graded.out)
+    assert two.code == 0, two
+    assert rows_of(tmp_path / "one.parquet")[0].equals(rows_of(tmp_path / "two.parquet")[0])
+
+
+def test_only_new_writes_the_key_and_what_was_made(cli: Cli, policy_root: Path, rollouts: Path, tmp_path: Path) -> None:
+    assert cli("score", rollouts, "--policy", policy_root, "--only-new", "-o", "new.parquet").code == 0
+    rows, _ = rows_of(tmp_path / "new.parquet")
+    assert rows.column_names == ["step", "prompt_id", "sample", *STATISTICS]
+
+
+def test_another_policy_is_refused_unless_it_is_asked_for(
+    cli: Cli, policy_root: Path, rollouts: Path, tmp_path: Path
+) -> None:
+    policy = find_policy(str(policy_root))
+    model = load_model(policy, torch.float32, torch.device("cpu"))
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1.1)
+    publish(policy, model, {"w": torch.zeros(1)}, {})
+    refused = cli("score", rollouts, "--policy", policy_root, "-o", "s.parquet")
+    assert refused.code == 5 and "was sampled by version 0" in refused.line, refused
+    assert not (tmp_path / "s.parquet").exists()
+    asked = cli("score", rollouts, "--policy", policy_root, "--allow-mismatch", "policies", "-o", "s.parquet")
+    assert asked.code == 0, asked
+    rows, source = rows_of(tmp_path / "s.parquet")
+    assert np.abs(flat(rows, "logprobs") - flat(rows, "rollout_logprobs")).max() > 1e-3
+    assert source.chain[-1]["params"]["allow_mismatch"] == ["policies"]
+
+
+def test_a_model_that_computes_nan_ends_with_8(cli: Cli, policy_root: Path, rollouts: Path, tmp_path: Path) -> None:
+    policy = find_policy(str(policy_root))
+    model = load_model(policy, torch.float32, torch.device("cpu"))
+    with torch.no_grad():
+        model.model.norm.weight[0] = torch.nan
+    publish(policy, model, {"w": torch.zeros(1)}, {})
+    ran = cli("score", rollouts, "--policy", policy_root, "--allow-mismatch", "policies", "-o", "s.parquet")
+    assert ran.code == 8 and "not numbers" in ran.line, ran
+    assert not (tmp_path / "s.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "args"),
+    [
+        (2, "nothing to do; give --reward to grade", []),
+        (2, "exact", ["--reward", "exakt"]),
+        (3, "no such directory", ["--policy", "nowhere"]),
+    ],
+)
+def test_faults_are_one_line(cli: Cli, rollouts: Path, code: int, words: str, args: list[str]) -> None:
+    ran = cli("score", rollouts, *args, "-o", "s.parquet")
+    assert ran.code == code and words in ran.line, ran
+
+
+def test_grading_needs_answers(cli: Cli, policy_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "open.jsonl").write_text('{"prompt": "write a poem"}\n')
+    options = ["--policy", policy_root, "--prompts", "open.jsonl", "--n", 1, "--max-tokens", 2]
+    assert cli("rollout", *options, "-o", "open.parquet").code == 0
+    ran = cli("score", "open.parquet", "--reward", "exact", "-o", "s.parquet")
+    assert ran.code == 3 and "answer" in ran.line and "open.parquet" in ran.line, ran
+
+
+def test_statistics_need_tokens(cli: Cli, policy_root: Path, rollouts: Path, tmp_path: Path) -> None:
+    assert cli("score", rollouts, "--reward", "exact", "--only-new", "-o", "grades.parquet").code == 0
+    ran = cli("score", "grades.parquet", "--policy", policy_root, "-o", "s.parquet")
+    assert ran.code == 3 and "column 'prompt_tokens' is missing; it is made by `entropyctl rollout`" in ran.line, ran

@@ -67,6 +67,21 @@ def test_the_core_runs_without_the_heavy_packages(args: tuple[str, ...], scored:
     assert not imported_by(*args, base, over, "-q", "-o", "two.parquet", cwd=tmp_path) & heavy
 
 
+@pytest.mark.parametrize(
+    ("args", "more"),
+    [
+        (("check", "--full"), set()),
+        (("inspect",), {"rich"}),
+        (("inspect", "--row", "0"), {"rich"}),
+        (("inspect", "--provenance"), {"rich"}),
+        (("eval",), {"rich", "scipy"}),
+    ],
+)
+def test_looking_at_files_needs_no_heavy_packages(args: tuple[str, ...], more: set[str], scored: Path) -> None:
+    heavy = HEAVY - {"typer", "click", "numpy", "pyarrow"} - more
+    assert not imported_by(*args, str(scored)) & heavy
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_loads_and_has_help(cli: Cli, stage: str) -> None:
     ran = cli(stage, "--help")

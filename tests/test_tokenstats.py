@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,15 @@ from hypothesis import strategies as st
 from entropyctl.dynamics import token_statistics
 from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_model
-from entropyctl.tokenstats import block_statistics, find_head, score_sequences, token_batches, token_logprobs
+from entropyctl.tokenstats import (
+    block_statistics,
+    forward_batches,
+    response_hidden,
+    score_sequences,
+    split_model,
+    token_batches,
+    token_logprobs,
+)
 
 VOCABULARY = 4099
 STATISTICS = ("logprobs", "entropies", "s_star", "expected_s", "sum_p2")
@@ -122,14 +131,12 @@ def test_batches_hold_every_sequence_once_within_the_budget(lengths: list[int], 
 
 def test_scoring_in_batches_equals_one_sequence_at_a_time(tiny_policy: Path) -> None:
     model = load_model(find_policy(str(tiny_policy)), torch.float32, torch.device("cpu"))
-    body, head = find_head(model)
     rng = np.random.default_rng(0)
     sequences = [
         (rng.integers(1, 200, size=int(rng.integers(1, 30))).tolist(), rng.integers(1, 200, size=size).tolist())
         for size in (5, 0, 1, 17, 40, 3)
     ]
-    options = {"temperature": 0.9, "device": torch.device("cpu")}
-    together = score_sequences(body, head, sequences, token_budget=150, **options)
+    together = score_sequences(split_model(model), sequences, temperature=0.9, token_budget=150)
     for i, (prompt, response) in enumerate(sequences):
         start = sum(len(r) for _, r in sequences[:i])
         if not response:
@@ -140,6 +147,44 @@ def test_scoring_in_batches_equals_one_sequence_at_a_time(tiny_policy: Path) -> 
         for name in STATISTICS:
             part = getattr(together, name)[start : start + len(response)]
             np.testing.assert_allclose(part, getattr(truth, name), atol=1e-5, err_msg=f"{name} of sequence {i}")
+
+
+def test_sharing_a_prompt_changes_neither_values_nor_gradients(tiny_policy: Path) -> None:
+    model = load_model(find_policy(str(tiny_policy)), torch.float32, torch.device("cpu"))
+    split = split_model(model)
+    assert split.shares_prompts
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(1, 200, size).tolist() for size in (40, 23)]
+    sequences = [(prompts[i % 2], rng.integers(1, 200, 1 + i % 5).tolist()) for i in range(12)]
+    found = []
+    for shares in (True, False):
+        part = replace(split, shares_prompts=shares)
+        batches = forward_batches(part, sequences, 400)
+        if shares:
+            assert all(len({tuple(sequences[i][0]) for i in batch}) == 1 for batch in batches)
+        model.zero_grad()
+        total = torch.zeros(12)
+        for batch in batches:
+            hidden, tokens = response_hidden(part, [sequences[i] for i in batch])
+            logprobs = token_logprobs(hidden, part.head, tokens, 1.0)
+            logprobs.sum().backward()
+            for i, one in zip(
+                batch, torch.split(logprobs.detach(), [len(sequences[i][1]) for i in batch]), strict=True
+            ):
+                total[i] = one.sum()
+        found.append((total, [p.grad.clone() for p in model.parameters()]))
+    torch.testing.assert_close(found[0][0], found[1][0], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-3, rtol=1e-4)
+
+
+def test_windowed_attention_never_shares_prompts() -> None:
+    import transformers
+
+    common = {"vocab_size": 97, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.AutoConfig.for_model(
+        "gemma2", **common, intermediate_size=32, num_key_value_heads=2, head_dim=8
+    )
+    assert not split_model(transformers.AutoModelForCausalLM.from_config(config).eval()).shares_prompts
 
 
 @pytest.mark.parametrize("family", ["gemma2", "cohere", "granite", "gpt2", "qwen3"])
@@ -158,10 +203,12 @@ def test_heads_that_cap_or_scale_their_logits_are_understood(family: str) -> Non
     }[family]
     config = transformers.AutoConfig.for_model(family, **common, **extra)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    body, head = find_head(model)  # compares with the whole model, and raises where they differ
+    split = split_model(model)  # compares with the whole model, and raises where they differ
     ids = torch.tensor([[3, 1, 4, 1, 5]])
     with torch.no_grad():
-        torch.testing.assert_close(head(body(ids).last_hidden_state), model(ids).logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            split.head(split.body(ids).last_hidden_state), model(ids).logits, atol=1e-5, rtol=1e-5
+        )
 
 
 def test_a_head_that_does_something_else_is_refused() -> None:
@@ -178,4 +225,4 @@ def test_a_head_that_does_something_else_is_refused() -> None:
             return out
 
     with pytest.raises(EngineError, match="output layer is not understood"):
-        find_head(Odd(config).eval())
+        split_model(Odd(config).eval())

@@ -14,7 +14,7 @@ from entropyctl.errors import UsageError
 from entropyctl.objectives import kl_penalty, ppo, token_coefficients
 from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_model
-from entropyctl.tokenstats import find_head, score_sequences
+from entropyctl.tokenstats import score_sequences, split_model
 from entropyctl.training import Batch, Recipe, mini_batches, train_step
 from entropyctl.training.optimizer import load_state, make_optimizer, save_state
 
@@ -64,8 +64,7 @@ def model(tiny_policy: Path):
 def gradients(model, batch: Batch, recipe: Recipe) -> list[torch.Tensor]:
     """The gradient that a step takes, read off an SGD step of size 1."""
     before = [p.detach().clone() for p in model.parameters()]
-    body, head = find_head(model)
-    train_step(model, body, head, make_optimizer(model, "sgd", 1.0, 0.0), [batch], recipe)
+    train_step(split_model(model), make_optimizer(model, "sgd", 1.0, 0.0), [batch], recipe)
     found = [a - b.detach() for a, b in zip(before, model.parameters(), strict=True)]
     with torch.no_grad():
         for p, a in zip(model.parameters(), before, strict=True):
@@ -74,7 +73,7 @@ def gradients(model, batch: Batch, recipe: Recipe) -> list[torch.Tensor]:
 
 
 def written_gradients(model, batch: Batch, reduction: str) -> tuple[float, list[torch.Tensor]]:
-    """Autograd of the formula of DESIGN 3.2, one sequence at a time, without any of the code under test but ppo and KL."""
+    """Autograd of the formula of DESIGN 3.2, one sequence at a time, with none of the code under test but ppo and KL."""
     k = torch.from_numpy(token_coefficients(batch.loss_mask, batch.lengths, reduction))
     total, start = torch.zeros((), dtype=torch.float64), 0
     for prompt, response in batch.sequences:
@@ -136,16 +135,14 @@ def test_nothing_to_learn_makes_no_optimiser_step(model) -> None:
         np.zeros_like(batch.kl_coefs),
     )
     before = [p.detach().clone() for p in model.parameters()]
-    body, head = find_head(model)
-    found = train_step(model, body, head, make_optimizer(model, "adamw", 1e-2, 0.1), [nothing], make_recipe())
+    found = train_step(split_model(model), make_optimizer(model, "adamw", 1e-2, 0.1), [nothing], make_recipe())
     assert found == {"loss": 0.0, "grad_norm": 0.0, "kl": 0.0, "clip_fraction": 0.0, "optimizer_steps": 0}
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
 def test_epochs_and_mini_batches_each_make_their_steps(model) -> None:
-    body, head = find_head(model)
     parts = [make_batch(1), make_batch(2), make_batch(3)]
-    found = train_step(model, body, head, make_optimizer(model, "adamw", 1e-4, 0.0), parts, make_recipe(epochs=2))
+    found = train_step(split_model(model), make_optimizer(model, "adamw", 1e-4, 0.0), parts, make_recipe(epochs=2))
     assert found["optimizer_steps"] == 6
 
 
@@ -162,18 +159,18 @@ def test_gradient_clipping_bounds_the_step(model) -> None:
 
 
 def test_the_optimiser_continues_exactly_where_its_saved_state_ends(model, tiny_policy: Path) -> None:
-    recipe, body_head = make_recipe(), find_head(model)
+    recipe, split = make_recipe(), split_model(model)
     optimizer = make_optimizer(model, "adamw", 1e-3, 0.01)
-    train_step(model, *body_head, optimizer, [make_batch(1)], recipe)
+    train_step(split, optimizer, [make_batch(1)], recipe)
     saved = save_state(model, optimizer)
     weights = {k: v.clone() for k, v in model.state_dict().items()}
-    train_step(model, *body_head, optimizer, [make_batch(2)], recipe)
+    train_step(split, optimizer, [make_batch(2)], recipe)
 
     other = load_model(find_policy(str(tiny_policy)), torch.float32, CPU)
     other.load_state_dict(weights)
     resumed = make_optimizer(other, "adamw", 1e-3, 0.01)
     load_state(other, resumed, saved)
-    train_step(other, *find_head(other), resumed, [make_batch(2)], recipe)
+    train_step(split_model(other), resumed, [make_batch(2)], recipe)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
 
 
@@ -193,9 +190,9 @@ def test_an_impossible_recipe_is_a_usage_error(change: dict, words: str) -> None
 
 def test_clip_bounds_reach_the_loss(model) -> None:
     batch = make_batch()
-    body, head = find_head(model)
-    options = {"temperature": TEMPERATURE, "token_budget": 10_000, "device": CPU}
-    now = score_sequences(body, head, batch.sequences, **options).logprobs.numpy()
+    now = score_sequences(
+        split_model(model), batch.sequences, temperature=TEMPERATURE, token_budget=10_000
+    ).logprobs.numpy()
     near = replace(batch, old_logprobs=now - 0.05)  # ratios of 1.05: inside the default band, outside a narrow one
     wide = gradients(model, near, make_recipe())
     narrow = gradients(model, near, make_recipe(objective=partial(ppo, clip_low=0.01, clip_high=0.01)))

@@ -14,7 +14,7 @@ from entropyctl.policy.checkpoint import load_model, parse_device, parse_dtype
 from entropyctl.progress import progress
 from entropyctl.table import Source
 from entropyctl.table.columns import flat_values, row_lengths
-from entropyctl.tokenstats.head import Head, find_head
+from entropyctl.tokenstats import SplitModel, split_model
 from entropyctl.tokenstats.table import add_statistics
 
 
@@ -23,8 +23,7 @@ class Scorer:
     """A policy ready to score; it remembers the mean entropy, and how far sampling and scoring disagree."""
 
     policy: Policy
-    body: Any
-    head: Head
+    split: SplitModel
     temperature: float
     token_budget: int
     quiet: bool
@@ -42,11 +41,9 @@ class Scorer:
         with progress("score", tokens, quiet=self.quiet) as advance:
             rows = add_statistics(
                 rows,
-                self.body,
-                self.head,
+                self.split,
                 temperature=self.temperature,
                 token_budget=self.token_budget,
-                device=next(iter(self.body.parameters())).device,
                 advance=advance,
             )
         self.tokens += tokens
@@ -84,8 +81,7 @@ def open_scorer(
     """
     if model is None:
         model = load_model(policy, parse_dtype(dtype), parse_device(device))
-    body, head = find_head(model)
-    return Scorer(policy, body, head, temperature, token_budget, quiet)
+    return Scorer(policy, split_model(model), temperature, token_budget, quiet)
 
 
 def check_sampler(source: Source, path: str, allow: tuple[str, ...]) -> Policy:

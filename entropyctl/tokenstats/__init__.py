@@ -2,15 +2,17 @@
 
 from entropyctl.tokenstats.batches import token_batches
 from entropyctl.tokenstats.blocks import block_statistics, token_logprobs
-from entropyctl.tokenstats.forward import response_hidden, score_sequences
-from entropyctl.tokenstats.head import Head, find_head
+from entropyctl.tokenstats.forward import forward_batches, response_hidden, score_sequences
+from entropyctl.tokenstats.split import Head, SplitModel, split_model
 
 __all__ = [
     "Head",
+    "SplitModel",
     "block_statistics",
-    "find_head",
+    "forward_batches",
     "response_hidden",
     "score_sequences",
+    "split_model",
     "token_batches",
     "token_logprobs",
 ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from entropyctl.tokenstats.head import Head
+from entropyctl.tokenstats.split import Head
 
 # Logits of one block in float32 are 256 x 49152 x 4 bytes = 48 MiB for a small vocabulary, 148 MiB for 152k.
 TOKENS_PER_BLOCK = 256

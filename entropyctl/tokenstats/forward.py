@@ -7,7 +7,6 @@ the right of a token cannot reach it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,67 +14,114 @@ from torch import Tensor
 
 from entropyctl.tokenstats.batches import token_batches
 from entropyctl.tokenstats.blocks import BlockStatistics, head_statistics
-from entropyctl.tokenstats.head import Head
+from entropyctl.tokenstats.split import SplitModel
 
 Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]  # (prompt, response) token ids
 
+# Sharing prompts means smaller forward passes, which are slower per token; it must save this much to be worth it.
+SHARING_GAIN = 1.5
 
-def response_hidden(body: Any, sequences: Sequences, device: torch.device) -> tuple[Tensor, Tensor]:
+
+def forward_batches(split: SplitModel, sequences: Sequences, budget: int) -> list[list[int]]:
+    """Cut sequences into forward passes: by length, or by prompt where sharing prompts saves enough.
+
+    Args:
+        split: the model.
+        sequences: responses are not empty.
+        budget: most tokens in one pass.
+
+    Returns:
+        Indices of the sequences of each pass.
+    """
+    lengths = [len(prompt) + len(response) for prompt, response in sequences]
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, (prompt, _) in enumerate(sequences):
+        groups.setdefault(tuple(prompt), []).append(i)
+    shared = sum(len(prompt) + sum(len(sequences[i][1]) for i in rows) for prompt, rows in groups.items())
+    if not split.shares_prompts or shared * SHARING_GAIN > sum(lengths):
+        return token_batches(lengths, budget)
+    batches = []
+    for prompt, rows in groups.items():
+        parts = token_batches([len(sequences[i][1]) for i in rows], max(budget - len(prompt), 1))
+        batches += [[rows[i] for i in part] for part in parts]
+    return batches
+
+
+def response_hidden(split: SplitModel, sequences: Sequences) -> tuple[Tensor, Tensor]:
     """Hidden states that predict the responses' tokens, and those tokens, behind one another.
 
     Args:
-        body: the model without its head.
-        sequences: prompts (not empty) and responses.
-        device: where the model is.
+        split: the model.
+        sequences: one forward pass; prompts and responses are not empty. When they all have one prompt and the
+            model shares prompts, the prompt is computed once.
 
     Returns:
         `[N, D]` hidden states and `[N]` int64 tokens, in the order of the sequences.
     """
-    lengths = [len(prompt) + len(response) for prompt, response in sequences]
-    ids = np.zeros((len(sequences), max(lengths)), np.int64)
-    rows, positions = [], []
-    for row, (prompt, response) in enumerate(sequences):
-        ids[row, : len(prompt)] = prompt
-        ids[row, len(prompt) : lengths[row]] = response
-        rows.append(np.full(len(response), row))
-        positions.append(np.arange(len(prompt), lengths[row]))
-    row_N, position_N = np.concatenate(rows), np.concatenate(positions)
-    hidden_BTD = body(input_ids=torch.from_numpy(ids).to(device), use_cache=False).last_hidden_state
-    at = torch.from_numpy(row_N).to(device), torch.from_numpy(position_N - 1).to(device)
-    return hidden_BTD[at], torch.from_numpy(ids[row_N, position_N]).to(device)
+    tokens = np.concatenate([np.asarray(response, np.int64) for _, response in sequences])
+    first = list(sequences[0][0])
+    if split.shares_prompts and len(sequences) > 1 and all(list(prompt) == first for prompt, _ in sequences):
+        hidden_ND = _hidden_of_group(split, first, [response for _, response in sequences])
+    else:
+        hidden_ND = _hidden_of_rows(split, sequences)
+    return hidden_ND, torch.from_numpy(tokens).to(split.device)
+
+
+def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    ids = np.zeros((len(rows), max(len(row) for row in rows)), np.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+    return torch.from_numpy(ids).to(device)
+
+
+def _hidden_of_rows(split: SplitModel, sequences: Sequences) -> Tensor:
+    ids = _padded([[*prompt, *response] for prompt, response in sequences], split.device)
+    hidden_BTD = split.body(input_ids=ids, use_cache=False).last_hidden_state
+    parts = [hidden_BTD[i, len(p) - 1 : len(p) + len(r) - 1] for i, (p, r) in enumerate(sequences)]
+    return torch.cat(parts)
+
+
+def _hidden_of_group(split: SplitModel, prompt: Sequence[int], responses: Sequence[Sequence[int]]) -> Tensor:
+    """The same with the prompt's keys and values computed once; gradients flow back through them."""
+    out = split.body(input_ids=_padded([prompt], split.device), use_cache=True)
+    last_1D = out.last_hidden_state[:, -1]  # predicts the first token of every response
+    if max(len(response) for response in responses) == 1:
+        return last_1D.expand(len(responses), -1)
+    cache = out.past_key_values
+    cache.batch_repeat_interleave(len(responses))
+    # The last token of a response predicts nothing that is asked for.
+    ids = _padded([response[:-1] for response in responses], split.device)
+    hidden_BTD = split.body(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+    parts = [torch.cat([last_1D, hidden_BTD[i, : len(response) - 1]]) for i, response in enumerate(responses)]
+    return torch.cat(parts)
 
 
 @torch.no_grad()
 def score_sequences(
-    body: Any,
-    head: Head,
+    split: SplitModel,
     sequences: Sequences,
     *,
     temperature: float,
     token_budget: int,
-    device: torch.device,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> BlockStatistics:
     """The five statistics of every response token, `[N]` float32 on the CPU, in the order of the sequences.
 
     Args:
-        body: the model without its head.
-        head: its output layer.
+        split: the model.
         sequences: prompts (not empty) and responses; responses may be empty.
         temperature: of the sampling.
         token_budget: most tokens in one forward pass.
-        device: where the model is.
         advance: told the response tokens done, for a progress display.
     """
     counts = [len(response) for _, response in sequences]
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(int)
     out = BlockStatistics(*(torch.empty(int(starts[-1])) for _ in BlockStatistics._fields))
     scored = [i for i, count in enumerate(counts) if count]
-    lengths = [len(sequences[i][0]) + counts[i] for i in scored]
-    for batch in token_batches(lengths, token_budget):
+    for batch in forward_batches(split, [sequences[i] for i in scored], token_budget):
         chosen = [scored[i] for i in batch]
-        hidden_ND, tokens_N = response_hidden(body, [sequences[i] for i in chosen], device)
-        stats = head_statistics(hidden_ND, head, tokens_N, temperature)
+        hidden_ND, tokens_N = response_hidden(split, [sequences[i] for i in chosen])
+        stats = head_statistics(hidden_ND, split.head, tokens_N, temperature)
         for target, values in zip(out, stats, strict=True):
             for i, part in zip(chosen, torch.split(values.cpu(), [counts[i] for i in chosen]), strict=True):
                 target[starts[i] : starts[i + 1]] = part

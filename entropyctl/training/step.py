@@ -12,15 +12,13 @@ from torch import Tensor
 
 from entropyctl.errors import EngineError
 from entropyctl.objectives import kl_penalty, token_coefficients
-from entropyctl.tokenstats import Head, response_hidden, token_batches, token_logprobs
+from entropyctl.tokenstats import SplitModel, forward_batches, response_hidden, token_logprobs
 from entropyctl.training.batch import Batch
 from entropyctl.training.recipe import Recipe
 
 
 def train_step(
-    model: Any,
-    body: Any,
-    head: Head,
+    split: SplitModel,
     optimizer: torch.optim.Optimizer,
     parts: list[Batch],
     recipe: Recipe,
@@ -29,9 +27,7 @@ def train_step(
     """Train on a step's mini-batches, each once per epoch.
 
     Args:
-        model: in training, on its device.
-        body: the model without its head.
-        head: its output layer.
+        split: the model in training.
         optimizer: over the model's parameters.
         parts: the mini-batches.
         recipe: how.
@@ -51,8 +47,8 @@ def train_step(
             if len(rows) == 0:
                 continue
             optimizer.zero_grad(set_to_none=True)
-            loss, sums = _accumulate(model, body, head, part, rows, recipe, advance)
-            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip))
+            loss, sums = _accumulate(split, part, rows, recipe, advance)
+            norm = float(torch.nn.utils.clip_grad_norm_(split.model.parameters(), recipe.grad_clip))
             if not np.isfinite(norm):
                 raise EngineError("the gradient is not a number; lower the learning rate, or use --dtype float32")
             optimizer.step()
@@ -71,21 +67,19 @@ def train_step(
 
 
 def _accumulate(
-    model: Any, body: Any, head: Head, part: Batch, rows: Any, recipe: Recipe, advance: Callable[[int], None]
+    split: SplitModel, part: Batch, rows: Any, recipe: Recipe, advance: Callable[[int], None]
 ) -> tuple[float, Any]:
     """Gradients of a mini-batch, forward pass by forward pass; its loss, and (tokens, sum of k3, tokens clipped)."""
-    device = next(model.parameters()).device
     coefficient_N = token_coefficients(part.loss_mask, part.lengths, recipe.reduction, recipe.norm)
     starts = part.starts
     loss, sums = 0.0, np.zeros(3)
-    lengths = [len(part.sequences[i][0]) + len(part.sequences[i][1]) for i in rows]
-    for chosen in token_batches(lengths, recipe.token_budget):
+    for chosen in forward_batches(split, [part.sequences[i] for i in rows], recipe.token_budget):
         micro = rows[chosen]
         batch = part.take(micro)
         k_N = np.concatenate([coefficient_N[starts[i] : starts[i + 1]] for i in micro])
-        with torch.autocast(device.type, torch.bfloat16) if recipe.dtype == "bfloat16" else nullcontext():
-            hidden_ND, tokens_N = response_hidden(body, batch.sequences, device)
-            logprobs_N = token_logprobs(hidden_ND, head, tokens_N, recipe.temperature)
+        with torch.autocast(split.device.type, torch.bfloat16) if recipe.dtype == "bfloat16" else nullcontext():
+            hidden_ND, tokens_N = response_hidden(split, batch.sequences)
+            logprobs_N = token_logprobs(hidden_ND, split.head, tokens_N, recipe.temperature)
         value, counts = _loss(logprobs_N, batch, k_N, recipe)
         value.backward()  # type: ignore[no-untyped-call]
         loss += float(value.detach())

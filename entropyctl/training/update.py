@@ -24,7 +24,7 @@ from entropyctl.table.atomic import make_directory
 from entropyctl.table.columns import flat_values, row_lengths, row_values
 from entropyctl.table.header import Record
 from entropyctl.table.schema import load_schema
-from entropyctl.tokenstats import Head, find_head, score_sequences
+from entropyctl.tokenstats import SplitModel, score_sequences, split_model
 from entropyctl.training.batch import Batch, mini_batches, read_batch
 from entropyctl.training.optimizer import load_state, make_optimizer, save_state
 from entropyctl.training.recipe import Recipe
@@ -38,16 +38,9 @@ class Trainer:
     """A policy in training; `policy` is the version that its weights stand for."""
 
     policy: Policy
-    model: Any
-    body: Any
-    head: Head
+    split: SplitModel
     optimizer: torch.optim.Optimizer
     optimizer_steps: int
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next(iter(self.model.parameters())).device
 
 
 def open_trainer(policy: Policy, optimizer: str, lr: float, weight_decay: float, device: str) -> Trainer:
@@ -59,11 +52,10 @@ def open_trainer(policy: Policy, optimizer: str, lr: float, weight_decay: float,
         InputError: the checkpoint or its trainer state is damaged.
     """
     model = load_model(policy, torch.float32, parse_device(device))
-    body, head = find_head(model)
     made = make_optimizer(model, optimizer, lr, weight_decay)
     state, facts = load_trainer_state(policy)
     load_state(model, made, state)
-    return Trainer(policy, model, body, head, made, int(facts.get("optimizer_steps", 0)))
+    return Trainer(policy, split_model(model), made, int(facts.get("optimizer_steps", 0)))
 
 
 def update_step(
@@ -86,7 +78,7 @@ def update_step(
     began = time.monotonic()
     batch = read_batch(rows)
     parts = [batch.take(part) for part in mini_batches(rows["prompt_id"].to_pylist(), recipe.mini_batches)]
-    trained = train_step(trainer.model, trainer.body, trainer.head, trainer.optimizer, parts, recipe, advance)
+    trained = train_step(trainer.split, trainer.optimizer, parts, recipe, advance)
     trainer.optimizer_steps += int(trained.pop("optimizer_steps"))
     lr = float(trainer.optimizer.param_groups[0]["lr"])
     return {
@@ -111,12 +103,10 @@ def _entropy(trainer: Trainer, rows: pa.Table, batch: Batch, recipe: Recipe, lr:
     if len(batch.loss_mask) == 0:
         return {"entropy": 0.0, "entropy_after": 0.0, "realised_change": 0.0, "predicted_change": 0.0}
     after = score_sequences(
-        trainer.body,
-        trainer.head,
+        trainer.split,
         batch.sequences,
         temperature=recipe.temperature,
         token_budget=recipe.token_budget,
-        device=trainer.device,
     )
     before_N = flat_values(rows["entropies"]).astype(np.float64)
     after_N = after.entropies.numpy().astype(np.float64)
@@ -145,8 +135,8 @@ def publish_next(trainer: Trainer) -> Trainer:
         OutputError: the disk refuses.
     """
     facts = {"optimizer_steps": trainer.optimizer_steps}
-    state = save_state(trainer.model, trainer.optimizer)
-    return replace(trainer, policy=publish_version(trainer.policy, trainer.model, state, facts))
+    state = save_state(trainer.split.model, trainer.optimizer)
+    return replace(trainer, policy=publish_version(trainer.policy, trainer.split.model, state, facts))
 
 
 def train_steps(

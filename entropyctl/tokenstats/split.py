@@ -1,0 +1,108 @@
+"""A causal language model as its parts: the body (ids to hidden states) and the head (hidden states to logits)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from entropyctl.errors import EngineError
+
+Head = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class SplitModel:
+    """The parts of a transformers model.
+
+    Attributes:
+        model: the whole.
+        body: ids to last hidden states.
+        head: hidden states to logits, with whatever the model does to them.
+        shares_prompts: whether a prompt's keys and values, computed once, serve all of its responses.
+    """
+
+    model: Any
+    body: Any
+    head: Head
+    shares_prompts: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = next(iter(self.model.parameters())).device
+        return device
+
+
+def split_model(model: Any) -> SplitModel:
+    """Take a model apart, and prove on a short sequence that the parts do what the whole does.
+
+    Heads differ in what follows the matrix product: Gemma caps logits by a tanh, Cohere multiplies and Granite
+    divides them. A model whose head does something else is refused.
+
+    Args:
+        model: a transformers causal language model.
+
+    Raises:
+        EngineError: the head is not understood.
+    """
+    linear, config = model.get_output_embeddings(), model.config.get_text_config()
+    cap = getattr(config, "final_logit_softcapping", None)
+    scale = getattr(config, "logit_scale", None) or 1.0
+    if divisor := getattr(config, "logits_scaling", None):
+        scale = scale / divisor
+
+    def head(hidden: Tensor) -> Tensor:
+        logits: Tensor = linear(hidden)
+        if scale != 1.0:
+            logits = logits * scale
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    split = SplitModel(model, model.base_model, head, shares_prompts=False)
+    error = _head_error(split)
+    if error > _tolerance(model):
+        kind = type(model).__name__
+        raise EngineError(f"{kind}: its output layer is not understood (logits differ by {error:.2g}); report it")
+    return SplitModel(model, model.base_model, head, shares_prompts=_can_share(split, config))
+
+
+def _tolerance(model: Any) -> float:
+    return 1e-4 if next(model.parameters()).dtype == torch.float32 else 0.1
+
+
+def _probe(split: SplitModel, shape: tuple[int, int]) -> Tensor:
+    size = split.model.get_output_embeddings().weight.shape[0]
+    return (torch.arange(shape[0] * shape[1], device=split.device) * 7919 % size).reshape(shape)
+
+
+@torch.no_grad()
+def _head_error(split: SplitModel) -> float:
+    ids = _probe(split, (1, 5))
+    whole = split.model(input_ids=ids, use_cache=False).logits.float()
+    apart = split.head(split.body(input_ids=ids, use_cache=False).last_hidden_state).float()
+    return ((whole - apart).abs().max() / whole.abs().max().clamp(min=1.0)).item()
+
+
+@torch.no_grad()
+def _can_share(split: SplitModel, config: Any) -> bool:
+    """Whether a cached prompt gives the same hidden states; tried on two responses.
+
+    Layers that look back through a window crop their cache, which no short trial would show: never shared.
+    """
+    kinds = getattr(config, "layer_types", None)
+    if any(kind != "full_attention" for kind in kinds or []) or (not kinds and getattr(config, "sliding_window", None)):
+        return False
+    rows = _probe(split, (2, 6))
+    rows[:, :3] = rows[0, :3]
+    whole = split.body(input_ids=rows, use_cache=False).last_hidden_state[:, 3:].float()
+    try:
+        cache = split.body(input_ids=rows[:1, :3], use_cache=True).past_key_values
+        cache.batch_repeat_interleave(2)
+        out = split.body(input_ids=rows[:, 3:], past_key_values=cache, use_cache=True)
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        return False  # no cache, or one of another kind
+    error = (out.last_hidden_state.float() - whole).abs().max() / whole.abs().max().clamp(min=1.0)
+    return bool(error < _tolerance(split.model))

@@ -348,6 +348,27 @@ def test_a_grader_that_does_not_exist(spec, message):
     assert message in str(caught.value)
 
 
+def test_a_grader_of_another_package_is_found_by_its_entry_point(tmp_path, monkeypatch):
+    (tmp_path / "theirs-1.0.dist-info").mkdir()
+    (tmp_path / "theirs-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (tmp_path / "theirs-1.0.dist-info" / "entry_points.txt").write_text(
+        "[entropyctl.rewards]\nlength = theirs:length\n"
+    )
+    (tmp_path / "theirs.py").write_text(
+        "from entropyctl.rewards import Grade\n"
+        "def length(response, extra, *, unit='characters'):\n"
+        "    return Grade(float(len(response) + extra['more']), 'correct', unit)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._entry_points.cache_clear()
+    try:
+        for spec, unit in (("length", "characters"), ("length:letters", "letters")):
+            with Grader(spec, workers=1) as grader:
+                assert grader.grade([GradeInput("abc", extra={"more": 1})]) == [Grade(4.0, CORRECT, unit)]
+    finally:
+        registry._entry_points.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("package", "spec", "extra"), [("math_verify", "math", "math"), ("reasoning_gym", "gym", "gym")]
 )

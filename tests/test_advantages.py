@@ -1,0 +1,225 @@
+"""Advantage estimators: equal to their authors' code, one contract for all, and the choice of groups."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from entropyctl import registry
+from entropyctl.advantages import AdvantageSummary, apply_advantage, grpo, informative_groups
+from entropyctl.methods import parameter_docs
+from entropyctl.table import read
+
+from .conftest import ROOT, Cli, scored_rows, write_scored
+
+PEERS = json.loads((ROOT / "tests" / "golden" / "peers.json").read_text())
+REWARDS = np.array(PEERS["fixture"]["reward"])
+GROUPS = np.unique(PEERS["fixture"]["group"], return_inverse=True)[1]
+
+
+def golden(method: str) -> np.ndarray:
+    """The peers' advantage of each row (they are the same for all tokens of a row)."""
+    case = next(case for case in PEERS["cases"] if case["method"] == method)
+    return np.array([row[0] for row in case["advantages"]])
+
+
+@pytest.mark.parametrize(("method", "params"), [("advantage/grpo", {}), ("advantage/dr-grpo", {"std": False})])
+def test_grpo_gives_its_authors_numbers(method: str, params: dict[str, Any]) -> None:
+    assert np.abs(grpo(REWARDS, GROUPS, **params) - golden(method)).max() < 1e-6
+
+
+def test_grpo_in_small_numbers() -> None:
+    # mean 0.25 and unbiased deviation 0.5
+    assert grpo(np.array([1.0, 0, 0, 0]), np.zeros(4)).tolist() == pytest.approx([1.5, -0.5, -0.5, -0.5], rel=1e-5)
+    assert grpo(np.array([1.0, 0, 0, 0]), np.zeros(4), eps=0.5).tolist() == [0.75, -0.25, -0.25, -0.25]
+    assert grpo(np.array([1.0, 0, 0, 0]), np.zeros(4), std=False).tolist() == [0.75, -0.25, -0.25, -0.25]
+
+
+@pytest.mark.parametrize("std", [True, False])
+@pytest.mark.parametrize("reward", [0.7, 1e-8, -3.1, 1e9, 0.1 + 0.2])
+@pytest.mark.parametrize("size", [2, 3, 7, 16])
+def test_a_group_of_equal_rewards_gets_exactly_zero(reward: float, size: int, std: bool) -> None:
+    rewards = np.full(size, reward, np.float32)
+    assert grpo(rewards, np.zeros(size, int), std=std).tolist() == [0.0] * size
+
+
+def test_a_group_of_one_keeps_its_reward() -> None:
+    assert grpo(np.array([0.7, 0.0, 1.0]), np.array([5, 6, 6])).tolist()[0] == pytest.approx(0.7 / (1 + 1e-6))
+    assert grpo(np.array([0.7]), np.array([0]), std=False).tolist() == [0.7]
+
+
+@given(
+    rewards=st.lists(st.floats(-5, 5, width=16), min_size=2, max_size=12),
+    shift=st.integers(-3, 3),
+    scale=st.sampled_from([0.5, 2.0, 4.0]),
+)
+def test_grpo_is_invariant_to_the_scale_of_rewards(rewards: list[float], shift: int, scale: float) -> None:
+    reward, group = np.array(rewards), np.zeros(len(rewards))
+    before, after = grpo(reward, group, eps=0.0 if np.ptp(reward) else 1.0), None
+    after = grpo(reward * scale + shift, group, eps=0.0 if np.ptp(reward) else 1.0)
+    assert np.allclose(before, after, atol=1e-6)
+    assert abs(before.sum()) < 1e-6 * len(rewards) + 1e-9
+
+
+# One contract for every estimator, other packages' included.
+
+NAMES = registry.names("advantages")
+ROWS, TOKENS = 24, 90
+
+
+def columns(rows: int = ROWS) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(3)
+    row_of_token = np.sort(rng.integers(0, max(rows, 1), TOKENS if rows else 0))
+    per_token = {name: rng.normal(size=len(row_of_token)) for name in ("logprobs", "entropies", "values", "s_star")}
+    return {
+        "reward": rng.normal(size=rows).round(2),
+        "group": np.arange(rows) // 4,
+        "outcome": rng.choice(["correct", "wrong"], rows),
+        "row_of_token": row_of_token,
+        "loss_mask": np.ones(len(row_of_token), bool),
+        **per_token,
+    }
+
+
+def run(name: str, data: dict[str, np.ndarray], **params: Any) -> np.ndarray:
+    function = registry.load_function("advantages", name)
+    return function(*(data[column] for column in registry.columns_of(function)), **params)
+
+
+def keywords(name: str) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(registry.load_function("advantages", name), eval_str=True).parameters.values()
+    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_estimator_is_documented(name: str) -> None:
+    function = registry.load_function("advantages", name)
+    doc = inspect.getdoc(function) or ""
+    assert set(parameter_docs(doc)) == set(inspect.signature(function).parameters)
+    assert re.search(r"arXiv \d{4}\.\d{5}", doc), "the source"
+    assert "A_i =" in doc or "A_t =" in doc, "the formula"
+    assert all(p.default is not p.empty for p in keywords(name).values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_estimator_is_pure_and_finite(name: str) -> None:
+    data = columns()
+    for array in data.values():
+        array.setflags(write=False)
+    first = run(name, data)
+    assert np.array_equal(first, run(name, data))
+    assert np.isfinite(first).all()
+    assert len(run(name, columns(rows=0))) == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_estimator_does_not_depend_on_the_order_of_rows(name: str) -> None:
+    data = columns()
+    if "row_of_token" in registry.columns_of(registry.load_function("advantages", name)):
+        pytest.skip("rows of tokens move together; see its own test")
+    order = np.random.default_rng(0).permutation(ROWS)
+    moved = {key: value[order] if len(value) == ROWS else value for key, value in data.items()}
+    assert np.allclose(run(name, moved), run(name, data)[order], atol=1e-12)
+    renamed = data | {"group": 100 - 7 * data["group"]}
+    assert np.allclose(run(name, renamed), run(name, data), atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "keyword"), [(name, keyword) for name in NAMES for keyword in keywords(name)])
+def test_every_keyword_of_an_estimator_matters(name: str, keyword: str) -> None:
+    data, parameter = columns(), keywords(name)[keyword]
+    values = [not parameter.default] if isinstance(parameter.default, bool) else [0.0, 0.5, 1.0, 2.0]
+    assert any(not np.allclose(run(name, data), run(name, data, **{keyword: value})) for value in values)
+
+
+# On the rows of a table.
+
+
+def graded(outcomes: list[str], rewards: list[float], groups: list[str], **extra: Any) -> pa.Table:
+    lengths = [2, 0, 1, 3] * (len(outcomes) // 4)
+    columns = {
+        "step": pa.array([1] * len(outcomes), pa.int64()),
+        "prompt_id": groups,
+        "sample": pa.array(range(len(outcomes)), pa.int32()),
+        "tokens": pa.array([[7] * n for n in lengths], pa.list_(pa.int32())),
+        "loss_mask": pa.array([[True] * n for n in lengths], pa.list_(pa.bool_())),
+        "reward": pa.array(rewards, pa.float32()),
+        "outcome": outcomes,
+    }
+    return pa.table(columns | extra)
+
+
+def test_every_token_of_a_row_gets_its_advantage_and_none_outside_the_mask() -> None:
+    mask = pa.array([[True, False], [], [True], [True, True, False]], pa.list_(pa.bool_()))
+    rows = graded(["correct", "wrong", "wrong", "wrong"], [1, 0, 0, 0], ["p"] * 4, loss_mask=mask)
+    found = apply_advantage(rows, grpo, {"std": False}, summary := AdvantageSummary())["advantages"].to_pylist()
+    assert found == [[0.75, 0.0], [], [-0.25], [-0.25, -0.25, 0.0]]
+    assert summary.as_dict() == {"rows": 4, "groups": 1, "informative_groups": 1, "reward": 0.25}
+
+
+def test_a_group_need_not_stand_together() -> None:
+    rows = graded(["correct", "wrong"] * 2, [1, 0, 0, 1], ["a", "b", "a", "b"])
+    found = apply_advantage(rows, grpo, {"std": False})["advantages"].to_pylist()
+    assert found == [[0.5, 0.5], [], [-0.5], [0.5, 0.5, 0.5]]
+
+
+def test_groups_are_told_apart_by_their_outcomes() -> None:
+    groups = ["a", "a", "b", "b", "c", "c", "d", "d"]
+    rewards = [0.7, 0.7000001, 1, 0, 0.5, 0.5, 0, 0]  # shaped: a differs, but says nothing
+    outcomes = ["correct", "correct", "correct", "wrong", "wrong", "timeout", "wrong", "wrong"]
+    rows = graded(outcomes, rewards, groups)
+    assert informative_groups(rows).tolist() == [False] * 2 + [True] * 4 + [False] * 2
+    without = rows.drop_columns(["outcome"])
+    assert informative_groups(without).tolist() == [True] * 4 + [False] * 4
+    assert informative_groups(rows.slice(0, 0)).tolist() == []
+
+
+def test_the_first_informative_groups_are_kept(cli: Cli, tmp_path: Path) -> None:
+    rows = scored_rows(1, groups=4, samples=2)
+    outcomes = ["wrong", "wrong", "correct", "wrong", "wrong", "correct", "correct", "wrong"]
+    write_scored(
+        tmp_path / "s.parquet", rows.set_column(rows.column_names.index("outcome"), "outcome", pa.array(outcomes))
+    )
+    ran = cli("advantage", "grpo", "s.parquet", "--keep-groups", "2", "-o", "out.parquet", "--json")
+    assert ran.code == 0, ran
+    assert json.loads(ran.text)["informative_groups"] == 2
+    with read([str(tmp_path / "out.parquet")]) as source:
+        step = next(iter(source))
+        assert step.rows["prompt_id"].to_pylist() == ["p1", "p1", "p2", "p2"]
+        assert (source.chain[-1]["rows_in"], source.chain[-1]["rows"]) == (8, 4)
+
+
+def test_a_step_without_an_informative_group_is_empty(cli: Cli, tmp_path: Path) -> None:
+    rows = scored_rows(1)
+    alike = rows.set_column(rows.column_names.index("outcome"), "outcome", pa.array(["wrong"] * 12))
+    write_scored(tmp_path / "s.parquet", alike, scored_rows(2))
+    ran = cli("advantage", "grpo", "s.parquet", "--keep-groups", "9", "-q")
+    assert ran.code == 0, ran
+    again = cli("mask", "clip-v", "-o", "out.parquet", stdin=ran.out)
+    assert again.code == 0, again
+    with read([str(tmp_path / "out.parquet")]) as source:
+        assert [step.number for step in source] == [2]
+
+
+def test_rows_of_no_tokens_pass(cli: Cli, tmp_path: Path) -> None:
+    rows = graded(["correct", "wrong", "wrong", "wrong"], [1, 0, 0, 0], ["p"] * 4)
+    write_scored(tmp_path / "s.parquet", rows)
+    assert cli("advantage", "grpo", "s.parquet", "-o", "out.parquet").code == 0
+    with read([str(tmp_path / "out.parquet")]) as source:
+        assert next(iter(source)).rows["advantages"][1].as_py() == []
+
+
+def test_a_null_reward_is_not_a_zero(cli: Cli, tmp_path: Path) -> None:
+    rows = graded(["correct", "wrong", "wrong", "wrong"], [1, 0, None, 0], ["p"] * 4)
+    write_scored(tmp_path / "s.parquet", rows)
+    ran = cli("advantage", "grpo", "s.parquet", "-o", "out.parquet")
+    assert ran.code == 3, ran
+    assert "row step 1, prompt p, sample 2: 'reward' is null, not computed; run `entropyctl score --reward`" in ran.line

@@ -64,8 +64,8 @@ def test_a_group_of_one_keeps_its_reward() -> None:
 )
 def test_grpo_is_invariant_to_the_scale_of_rewards(rewards: list[float], shift: int, scale: float) -> None:
     reward, group = np.array(rewards), np.zeros(len(rewards))
-    before, after = grpo(reward, group, eps=0.0 if np.ptp(reward) else 1.0), None
-    after = grpo(reward * scale + shift, group, eps=0.0 if np.ptp(reward) else 1.0)
+    eps = 0.0 if np.ptp(reward) else 1.0
+    before, after = grpo(reward, group, eps=eps), grpo(reward * scale + shift, group, eps=eps)
     assert np.allclose(before, after, atol=1e-6)
     assert abs(before.sum()) < 1e-6 * len(rewards) + 1e-9
 

@@ -140,6 +140,17 @@ def test_damage_is_found_on_the_way(cli: Cli, scored: Path) -> None:
     assert ran.code == 3 and "scored.parquet: is damaged" in ran.line, ran
 
 
+def test_values_that_another_program_changed_are_found_on_the_way(cli: Cli, scored: Path) -> None:
+    file = pq.ParquetFile(scored)
+    rows, metadata = file.read(), file.metadata.metadata
+    zeros = pa.array([0.0] * rows.num_rows, pa.float32())
+    changed = rows.set_column(rows.schema.get_field_index("reward"), "reward", zeros)
+    ours = {key: value for key, value in metadata.items() if key.startswith(b"entropyctl.")}
+    pq.write_table(changed.replace_schema_metadata(ours), scored)
+    ran = cli("inspect", scored)
+    assert ran.code == 3 and "column 'reward' does not match its digest" in ran.line, ran
+
+
 def test_history_is_commands_to_paste(cli: Cli, tmp_path: Path) -> None:
     write_scored(tmp_path / "with space.parquet", scored_rows())
     stream = cli("advantage", "grpo", "with space.parquet", "-q").out
@@ -300,3 +311,6 @@ def test_a_tokenizer_shows_the_text_of_each_token(cli: Cli, scored: Path, tokeni
     colored = on_a_terminal(scored.parent, "inspect", "scored.parquet", "--row", "0", "--tokenizer", "tok")
     last = colored.rstrip().splitlines()[-1]
     assert all(f"w{t}\x1b[0m" in last for t in tokens), colored
+    words = ["inspect", "scored.parquet", "--row", "0", "--tokenizer", "tok"]
+    listed = on_a_terminal(scored.parent, *words, NO_COLOR="1").rstrip().splitlines()
+    assert [line.split()[2] for line in listed[-len(tokens) :]] == [f"w{t}" for t in tokens]

@@ -283,3 +283,13 @@ def _end_on_signals() -> None:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
+
+
+def _share_the_cores() -> None:
+    """Let idle OpenMP threads sleep; must run before torch is imported.
+
+    Stages of a pipe share the cores, and a thread that spins while it waits takes them from its neighbours: generation
+    beside one busy process was measured at 6 tokens/s with spinning threads and at 21 with sleeping ones.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")

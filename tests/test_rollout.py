@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-
 from conftest import Cli
+
 from entropyctl.engines import Sampling, rollout_step, uniforms
 from entropyctl.engines.transformers import draw, sampler
 from entropyctl.errors import EngineError, UsageError
@@ -38,7 +38,8 @@ def roll(loaded, problems=PROBLEMS, sampling=None, batch_rows=64, **options) -> 
 
 
 def by_key(rows: pa.Table, column: str) -> dict:
-    return dict(zip(zip(rows["prompt_id"].to_pylist(), rows["sample"].to_pylist()), rows[column].to_pylist()))
+    keys = zip(rows["prompt_id"].to_pylist(), rows["sample"].to_pylist(), strict=True)
+    return dict(zip(keys, rows[column].to_pylist(), strict=True))
 
 
 def test_rows_do_not_depend_on_order_or_batch_size(loaded) -> None:
@@ -72,9 +73,8 @@ def test_samples_of_a_prompt_differ(loaded) -> None:
 def test_log_probabilities_are_of_the_tempered_distribution(loaded, temperature: float) -> None:
     model, _ = loaded
     rows = roll(loaded, sampling=Sampling(temperature=temperature, max_tokens=9))
-    for prompt, tokens, logprobs in zip(
-        *(rows[c].to_pylist() for c in ("prompt_tokens", "tokens", "rollout_logprobs"))
-    ):
+    columns = (rows[c].to_pylist() for c in ("prompt_tokens", "tokens", "rollout_logprobs"))
+    for prompt, tokens, logprobs in zip(*columns, strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1].double()
         truth = (logits / temperature).log_softmax(dim=1)[range(len(tokens)), tokens]
@@ -132,7 +132,7 @@ def test_length_ends_a_response(loaded) -> None:
     lengths = [len(t) for t in rows["tokens"].to_pylist()]
     reasons = rows["finish_reason"].to_pylist()
     assert max(lengths) == 2
-    assert all(reason == "stop" or length == 2 for reason, length in zip(reasons, lengths))
+    assert all(reason == "stop" or length == 2 for reason, length in zip(reasons, lengths, strict=True))
     assert "length" in reasons
 
 

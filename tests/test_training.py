@@ -73,7 +73,7 @@ def gradients(model, batch: Batch, recipe: Recipe) -> list[torch.Tensor]:
 
 
 def written_gradients(model, batch: Batch, reduction: str) -> tuple[float, list[torch.Tensor]]:
-    """Autograd of the formula of DESIGN 3.2, one sequence at a time, with none of the code under test but ppo and KL."""
+    """Autograd of the formula of DESIGN 3.2, one sequence at a time, and of the code under test only ppo and KL."""
     k = torch.from_numpy(token_coefficients(batch.loss_mask, batch.lengths, reduction))
     total, start = torch.zeros((), dtype=torch.float64), 0
     for prompt, response in batch.sequences:

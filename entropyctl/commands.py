@@ -107,6 +107,7 @@ def run(stage: str, function: Callable[..., object], argv: list[str]) -> int:
     then the function's default.
     """
     _end_on_signals()
+    _share_the_cores()
     debug = "--debug" in argv
     try:
         command = typer.main.get_command(_app(function))

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from conftest import ROOT
+
 from entropyctl.errors import InputError, Locked, OutputError
 from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_model

@@ -48,8 +48,8 @@ def test_grpo_in_small_numbers() -> None:
 @pytest.mark.parametrize("reward", [0.7, 1e-8, -3.1, 1e9, 0.1 + 0.2])
 @pytest.mark.parametrize("size", [2, 3, 7, 16])
 def test_a_group_of_equal_rewards_gets_exactly_zero(reward: float, size: int, std: bool) -> None:
-    rewards = np.full(size, reward, np.float32)
-    assert grpo(rewards, np.zeros(size, int), std=std).tolist() == [0.0] * size
+    for kind in (np.float32, np.float64):
+        assert grpo(np.full(size, reward, kind), np.zeros(size, int), std=std).tolist() == [0.0] * size
 
 
 def test_a_group_of_one_keeps_its_reward() -> None:

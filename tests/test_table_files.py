@@ -17,10 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropyctl.errors import InputError, MismatchError, UsageError
+from entropyctl.errors import InputError, MismatchError, OutputError, StreamEndedEarly, UsageError
 from entropyctl.table import new_record, parquet_sink, read, write
-from entropyctl.table.columns import list_column, row_lengths
-from entropyctl.table.digest import TableDigest
+from entropyctl.table.atomic import AtomicFile
+from entropyctl.table.columns import flat_values, list_column, row_lengths
+from entropyctl.table.digest import ColumnDigest, TableDigest
 
 from .conftest import CONTEXT, Cli, scored_rows, write_scored
 
@@ -305,6 +306,49 @@ def test_a_file_is_kept_while_streaming_on(cli: Cli, scored: Path, tmp_path: Pat
     assert ends[0]["digest"] == ends[1]["digest"]
 
 
+class GoneAtTheEnd(io.BytesIO):
+    """A pipe whose reader leaves when the end record comes."""
+
+    def write(self, data: Any) -> int:
+        if b"entropyctl.end_of_stream" in bytes(data):
+            raise BrokenPipeError
+        return super().write(data)
+
+
+def test_no_file_is_kept_of_a_stream_whose_reader_left_at_the_end(scored: Path, tmp_path: Path) -> None:
+    with (
+        pytest.raises(BrokenPipeError),
+        read([str(scored)]) as source,
+        write("-", "scored", new_record("x", {}), source, tee=str(tmp_path / "kept"), stdout=GoneAtTheEnd()) as sink,
+    ):
+        for step in source:
+            sink.put(step.number, step.rows)
+    assert [path.name for path in tmp_path.iterdir()] == ["scored.parquet"]
+
+
+def test_no_stream_ends_well_whose_file_could_not_be_kept(
+    scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: AtomicFile) -> None:
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr(AtomicFile, "settle", full)
+    piped = io.BytesIO()
+    with (
+        pytest.raises(OutputError),
+        read([str(scored)]) as source,
+        write("-", "scored", new_record("x", {}), source, tee=str(tmp_path / "kept"), stdout=piped) as sink,
+    ):
+        for step in source:
+            sink.put(step.number, step.rows)
+    with (
+        pytest.raises(StreamEndedEarly, match="ended after 24 rows"),
+        read(["-"], stdin=io.BytesIO(piped.getvalue())) as again,
+    ):
+        list(again)
+    assert [path.name for path in tmp_path.iterdir()] == ["scored.parquet"]
+
+
 def test_a_file_can_be_written_over_itself(cli: Cli, scored: Path) -> None:
     before = rows_of(scored)
     assert cli("mask", "none", "scored.parquet", "-o", "scored.parquet").code == 0
@@ -444,6 +488,11 @@ def test_a_file_that_another_program_rewrote_is_refused_until_it_says_so(tmp_pat
     pq.write_table(with_everything, path)
     with pytest.raises(InputError, match=r"another program changed it \(11 rows where the end record has 12\)"):
         rows_of(path)
+    metadata = pq.read_metadata(write_scored(path)).metadata
+    flat = rows.set_column(rows.column_names.index("reward"), "reward", pa.array([1.0] * 12, pa.float32()))
+    pq.write_table(flat.replace_schema_metadata(metadata), path)
+    with pytest.raises(InputError, match=r"another program changed it \(column 'reward' does not match its digest\)"):
+        rows_of(path)
     foreign(path, rows.slice(1))
     assert rows_of(path).num_rows == 11
 
@@ -535,6 +584,35 @@ def test_a_digest_sees_every_change(changed: str) -> None:
         digest.update(pa.table({"x": pa.array(values, pa.list_(pa.float32()))}))
         digests.append(digest.columns()["x"])
     assert digests[0] != digests[1]
+
+
+def test_a_digest_sees_where_a_null_is() -> None:
+    digests = []
+    for values in ([0, None, 0], [0, 0, None]):
+        digest = TableDigest()
+        digest.update(pa.table({"x": pa.array(values, pa.int64())}))
+        digests.append(digest.columns()["x"])
+    assert digests[0] != digests[1]
+
+
+def test_a_digest_of_no_rows_is_that_of_nothing() -> None:
+    digest = ColumnDigest()
+    digest.update(pa.array([], pa.list_(pa.string())))
+    assert digest.hexdigest() == ColumnDigest().hexdigest()
+
+
+def test_what_lies_under_a_null_does_not_count() -> None:
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 3, 4], pa.int32()), pa.array([1.0, 9.0, 9.0, 2.0]))
+    hidden = pa.ListArray.from_buffers(
+        lists.type, 3, [pa.py_buffer(b"\x05"), lists.buffers()[1]], children=[lists.values]
+    )
+    assert hidden.to_pylist() == [[1.0], None, [2.0]]
+    assert row_lengths(hidden).tolist() == [1, 0, 1]
+    assert flat_values(hidden).tolist() == [1.0, 2.0]
+    seen, plain = ColumnDigest(), ColumnDigest()
+    seen.update(hidden)
+    plain.update(pa.array([[1.0], None, [2.0]]))
+    assert seen.hexdigest() == plain.hexdigest()
 
 
 def test_empty_tables_and_empty_steps(cli: Cli, tmp_path: Path) -> None:

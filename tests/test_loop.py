@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Cli
 
 from entropyctl.table import read
+
+from .conftest import ROOT, Cli
 
 GRADER = """
 def score(data_source, solution_str, ground_truth, extra_info=None):

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 
 from entropyctl.errors import InputError, Locked, OutputError
 from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_model
 from entropyctl.policy.publish import load_trainer_state, locked, publish
 from entropyctl.policy.versions import weights_digest
+
+from .conftest import ROOT
 
 CPU = torch.device("cpu")
 STATE = {"w:exp_avg": torch.arange(3.0)}

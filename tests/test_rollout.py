@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from conftest import Cli
 
 from entropyctl.engines import Sampling, rollout_step, uniforms
 from entropyctl.engines.transformers import draw, sampler
@@ -18,6 +17,8 @@ from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_model, load_tokenizer
 from entropyctl.prompts import Problem
 from entropyctl.table import read
+
+from .conftest import Cli
 
 
 @pytest.fixture(scope="module")

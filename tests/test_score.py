@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Cli
 
 from entropyctl.dynamics import expected_score, s_star
 from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_model
 from entropyctl.policy.publish import publish
 from entropyctl.table import read
+
+from .conftest import Cli
 
 STATISTICS = ["logprobs", "entropies", "s_star", "expected_s", "sum_p2"]
 

@@ -89,4 +89,20 @@ def update(
         trainer = open_trainer(found, optimizer, lr, weight_decay, device)
         record = new_record("update", params, policy=found.digest)
         for values in train_steps(trainer, source, recipe, record, publish=publish, metrics=metrics, quiet=quiet):
-            report("update", values, as_json=json, quiet=quiet, stdout_is_data=False)
+            shown = values if json else {name: values[name] for name in HEADLINES}
+            report("update", shown, as_json=json, quiet=quiet, stdout_is_data=False)
+
+
+# What a person sees of a step's metrics; --json and --metrics have them all.
+HEADLINES = (
+    "step",
+    "published_version",
+    "reward",
+    "entropy",
+    "entropy_after",
+    "realised_change",
+    "predicted_change",
+    "mask_fraction",
+    "grad_norm",
+    "seconds",
+)

@@ -73,8 +73,9 @@ UNKNOWN = {
     "u_bool": (pa.bool_(), [True, None, False]),
     "u_wide": (pa.uint64(), [2**64 - 1, None, 0]),
     "u.dotted name": (pa.float64(), [1.5, None, 2.5]),
-    "u_uuid": (pa.uuid(), [b"0123456789abcdef", None, b"fedcba9876543210"]),
 }
+if hasattr(pa, "uuid"):  # since pyarrow 18
+    UNKNOWN["u_uuid"] = (pa.uuid(), [b"0123456789abcdef", None, b"fedcba9876543210"])
 
 
 def with_unknown() -> pa.Table:

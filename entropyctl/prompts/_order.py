@@ -22,17 +22,17 @@ def step_prompts(problems: Sequence[Problem], step: int, per_step: int | None, s
 
     Args:
         problems: with unique names.
-        step: from 1.
+        step: from 1; any number where all problems are taken (an evaluation is step 0).
         per_step: how many problems; None takes all, in the order given, in every step.
         seed: of the order.
 
     Raises:
         UsageError: more problems than there are, or no step or number of this kind.
     """
-    if step < 1:
-        raise UsageError(f"there is no step {step}; steps count from 1")
     if per_step is None:
         return list(problems)
+    if step < 1:
+        raise UsageError(f"there is no step {step}; steps count from 1")
     if not 1 <= per_step <= len(problems):
         raise UsageError(
             f"{per_step} prompts per step were asked for and there are {len(problems)}; "

@@ -18,6 +18,14 @@ from entropyctl.table.types import list_of
 Array = npt.NDArray[Any]
 
 
+def number_type(kind: pa.DataType) -> np.dtype[Any]:
+    """numpy's type for a number or boolean; `to_pandas_dtype` of pyarrow 17 fails where pandas is not installed."""
+    if pa.types.is_boolean(kind):
+        return np.dtype(np.bool_)
+    letter = "f" if pa.types.is_floating(kind) else "u" if pa.types.is_unsigned_integer(kind) else "i"
+    return np.dtype(f"{letter}{kind.bit_width // 8}")
+
+
 def buffer_view(array: pa.Array, dtype: Any) -> Array:
     """The values of a fixed-width array without nulls, `[len]`; `pyarrow.Array.to_numpy` would import pandas."""
     if pa.types.is_boolean(array.type):
@@ -43,7 +51,7 @@ def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 def filled(array: pa.Array, missing: Any = 0) -> Array:
     """The values of a fixed-width array with `missing` in the place of nulls, `[len]`."""
-    values = buffer_view(array, np.dtype(array.type.to_pandas_dtype()))
+    values = buffer_view(array, number_type(array.type))
     if array.null_count:
         values = np.where(buffer_view(array.is_null(), np.bool_), values.dtype.type(missing), values)
     return values
@@ -52,7 +60,7 @@ def filled(array: pa.Array, missing: Any = 0) -> Array:
 def row_values(column: pa.ChunkedArray | pa.Array) -> Array:
     """A number or boolean per row, `[B]`."""
     array = one_chunk(column)
-    return buffer_view(array, np.dtype(array.type.to_pandas_dtype()))
+    return buffer_view(array, number_type(array.type))
 
 
 def row_lengths(column: pa.ChunkedArray | pa.Array) -> Array:
@@ -68,7 +76,7 @@ def null_rows(column: pa.ChunkedArray | pa.Array) -> Array:
 def flat_values(column: pa.ChunkedArray | pa.Array) -> Array:
     """All rows' lists behind one another, `[N]`."""
     values = one_chunk(column).flatten()
-    return buffer_view(values, np.dtype(values.type.to_pandas_dtype()))
+    return buffer_view(values, number_type(values.type))
 
 
 def row_of_token(lengths: Array) -> Array:
@@ -80,7 +88,7 @@ def _to_arrow(values: Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_boolean(kind):
         bits = np.packbits(values.astype(np.bool_), bitorder="little")
         return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(bits)])
-    data = np.ascontiguousarray(values, np.dtype(kind.to_pandas_dtype()))
+    data = np.ascontiguousarray(values, number_type(kind))
     return pa.Array.from_buffers(kind, len(data), [None, pa.py_buffer(data)])
 
 

@@ -127,10 +127,8 @@ def test_an_installed_wheel_works_from_anywhere(installed: Path, tmp_path: Path)
     assert python(str(script), "--version", path=installed, cwd=tmp_path).stdout == f"entropyctl {__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["stages", "schemas", "tests", "examples"])
-def test_no_generic_name_becomes_importable(installed: Path, tmp_path: Path, name: str) -> None:
-    ran = python("-c", f"import {name}", path=installed, cwd=tmp_path)
-    assert f"No module named '{name}'" in ran.stderr
+def test_no_generic_name_becomes_importable(installed: Path) -> None:
+    assert {path.name for path in installed.iterdir()} == {"entropyctl", f"entropyctl-{__version__}.dist-info", "bin"}
 
 
 def test_a_bare_checkout_works(tmp_path: Path) -> None:
@@ -154,7 +152,7 @@ def test_an_editable_install_sees_new_stages(tmp_path: Path) -> None:
     start = f"import site; site.addsitedir({str(site)!r}); "
     ran = python("-c", start + "from entropyctl.cli import main; main(['fresh', 'a'])", path=tmp_path, cwd=tmp_path)
     assert ran.stdout == "fresh a\n", ran
-    for name in ("stages", "schemas", "tests"):
+    for name in ("stages", "schemas"):
         ran = python("-c", f"{start}import {name}", path=tmp_path / "nothing", cwd=tmp_path)
         assert f"No module named '{name}'" in ran.stderr
 

@@ -69,7 +69,7 @@ UNKNOWN = {
     "u_date": (pa.date32(), [datetime.date(2026, 2, 28), None, None]),
     "u_time": (pa.time32("s"), [datetime.time(1, 2, 3), None, None]),
     "u_span": (pa.duration("s"), [datetime.timedelta(days=2), None, None]),
-    "u_half": (pa.float16(), [0.5, None, -2.0]),
+    "u_half": (pa.float16(), [np.float16(0.5), None, np.float16(-2)]),
     "u_bool": (pa.bool_(), [True, None, False]),
     "u_wide": (pa.uint64(), [2**64 - 1, None, 0]),
     "u.dotted name": (pa.float64(), [1.5, None, 2.5]),

@@ -66,6 +66,8 @@ class ParquetSink:
                 self._writer.write_table(part, row_group_size=max(part.num_rows, 1))
         except OSError as error:
             raise cannot_write(self.path, error) from None
+        except pa.ArrowException as error:
+            raise InputError(f"{self.path}: Parquet cannot hold a column ({error}); drop or cast it") from None
 
     def settle(self, header: Header) -> None:
         """Write the end record and make the bytes durable."""

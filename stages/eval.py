@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from entropyctl import commands
 from entropyctl.commands import AllowMismatch, Inputs, Json, Quiet
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from entropyctl.engines import Sampling
 
 Ks = Annotated[
     list[str] | None,
@@ -67,9 +72,10 @@ def evaluate(
     Responses that could not be graded (unparsable, timeout, error) count as not correct.
     """
     params = dict(locals())
+    from entropyctl.engines import Sampling
     from entropyctl.errors import ThresholdCrossed, UsageError
     from entropyctl.laws import evaluate as ev
-    from entropyctl.table import new_record, notice, read, write
+    from entropyctl.table import new_record, write
 
     ks = chosen_ks(k)
     if policy is not None and inputs:
@@ -78,44 +84,60 @@ def evaluate(
         raise UsageError(f"-k {max(ks)}: pass@k needs k <= n, and --n is {n}; choose a smaller k or sample more")
     record = new_record("eval", params)
     if policy is None:
-        with read(
-            inputs or ["-"], columns=ev.COLUMNS, needs=ev.NEEDS, allow_mismatch=tuple(allow_mismatch or ())
-        ) as source:
-            evals = ev.evaluate((step.rows for step in source), source.path)
-        chain, context, origins = source.chain, source.context, source.origins(int(sum(evals["n"].to_pylist())))
+        evals, origin = _of_files(inputs or ["-"], tuple(allow_mismatch or ()))
     else:
-        from entropyctl.chain import sample_and_score
-        from entropyctl.engines import Sampling
-        from entropyctl.policy import find_policy
-
-        found = find_policy(policy)
-        path = commands.required("--prompts", prompts)
         sampling = Sampling(temperature, top_p, top_k, max_tokens, tuple(stop or ()))
-        scored = sample_and_score(
-            found,
-            path,
-            commands.required("--reward", reward),
-            sampling,
-            announce=(lambda text: None) if quiet else notice,
-            columns=commands.pairs("--column", column),
-            **{name: params[name] for name in CHAIN},
-        )
-        record["policy"] = found.digest
-        chain, origins = [], [{"path": path}]
-        context = {"sampling": sampling.context(), "policies": {str(found.version): found.digest}}
-        if tee:
-            with write(tee, "scored", record, context=context, inputs=origins) as kept:
-                kept.put(0, scored)
-        evals = ev.evaluate([scored], path)
+        evals, origin = _of_policy(policy, sampling, params, record)
     summary = ev.summarise(evals, ks)
     if output:
-        with write(output, "evals", record, context=context, inputs=origins, chain=chain) as sink:
+        with write(output, "evals", record, **origin) as sink:
             sink.put(0, evals)
             sink.summarise(**summary)
     _report(summary, bool(ks), json, quiet, stdout_is_data=output == "-")
     average = summary["pooled"]["avg@n"]["mean"]
     if fail_under is not None and average < fail_under:
         raise ThresholdCrossed(f"avg@n is {average:.4f}, below --fail-under {fail_under:g}")
+
+
+def _of_files(inputs: list[str], allow: tuple[str, ...]) -> tuple[pa.Table, dict[str, Any]]:
+    """The evaluation of scored files, and what its own file says of where it came from."""
+    from entropyctl.laws import evaluate as ev
+    from entropyctl.table import read
+
+    with read(inputs, columns=ev.COLUMNS, needs=ev.NEEDS, allow_mismatch=allow) as source:
+        evals = ev.evaluate((step.rows for step in source), source.path)
+    responses = int(sum(evals["n"].to_pylist()))
+    return evals, {"context": source.context, "inputs": source.origins(responses), "chain": source.chain}
+
+
+def _of_policy(
+    policy: str, sampling: Sampling, params: dict[str, Any], record: dict[str, Any]
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The same of responses that are sampled and scored here; `params` are the command's options."""
+    from entropyctl.chain import sample_and_score
+    from entropyctl.laws import evaluate as ev
+    from entropyctl.policy import find_policy
+    from entropyctl.table import notice, write
+
+    found = find_policy(policy)
+    prompts = commands.required("--prompts", params["prompts"])
+    reward = commands.required("--reward", params["reward"])
+    scored = sample_and_score(
+        found,
+        prompts,
+        reward,
+        sampling,
+        announce=(lambda text: None) if params["quiet"] else notice,
+        columns=commands.pairs("--column", params["column"]),
+        **{name: params[name] for name in CHAIN},
+    )
+    record["policy"] = found.digest
+    context = {"sampling": sampling.context(), "policies": {str(found.version): found.digest}}
+    origin: dict[str, Any] = {"context": context, "inputs": [{"path": prompts}]}
+    if params["tee"]:
+        with write(params["tee"], "scored", record, **origin) as kept:
+            kept.put(0, scored)
+    return ev.evaluate([scored], prompts), origin
 
 
 # Options that go to the chain as they are.

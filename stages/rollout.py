@@ -48,7 +48,9 @@ def rollout(
     """Sample responses to prompts with a policy.
 
     Log-probabilities are stored of the distribution that sampled: softmax(logits / temperature), after top-k and
-    top-p. A response's random numbers depend on (seed, step, prompt_id, sample) alone.
+    top-p. A response's random numbers depend on (seed, step, prompt_id, sample) alone: the same command samples the
+    same responses, in any order of prompts and with any --batch-rows, up to the order of floating-point sums (log
+    probabilities moved by at most 2.4e-5 between 64 and 7 rows on a 135M model in float32).
 
     Prompts come from JSON lines, Parquet, a Hugging Face dataset (`hf:OWNER/NAME`, or a directory that
     `save_to_disk` wrote), or are generated: `gym:NAME?key=value` (reasoning-gym; `shots=4` makes few-shot prompts).

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from entropyctl.engines import Sampling, rollout_step, uniforms
+from entropyctl.engines import Sampling, encode_prompt, rollout_step, uniforms
 from entropyctl.engines.transformers import draw, sampler
-from entropyctl.errors import EngineError, UsageError
+from entropyctl.errors import EngineError, InputError, UsageError
 from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_model, load_tokenizer
 from entropyctl.prompts import Problem
@@ -143,6 +143,39 @@ def test_length_ends_a_response(loaded) -> None:
 def test_impossible_sampling_is_a_usage_error(bad: dict) -> None:
     with pytest.raises(UsageError, match="--"):
         Sampling(**bad)
+
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
+)
+TALK = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize(
+    ("problem", "chat", "expected"),
+    [
+        (Problem("p", "hi"), True, "<user>hi<bot>"),
+        (Problem("p", "hi"), False, "hi"),
+        (Problem("p", "hi", completion=True), True, "hi"),
+        (Problem("p", TALK), True, "<system>be brief<user>hi<bot>"),
+        (Problem("p", TALK), False, "<system>be brief<user>hi<bot>"),
+    ],
+)
+def test_the_chat_template_is_applied_where_there_is_one(
+    tiny_policy: Path, problem: Problem, chat: bool, expected: str
+) -> None:
+    tokenizer = load_tokenizer(find_policy(str(tiny_policy)))
+    tokenizer.chat_template = TEMPLATE
+    assert tokenizer.decode(encode_prompt(problem, tokenizer, chat=chat)) == expected
+
+
+def test_without_a_template_text_stays_and_a_conversation_is_refused(loaded) -> None:
+    _, tokenizer = loaded
+    assert tokenizer.decode(encode_prompt(Problem("p", "hi"), tokenizer)) == "hi"
+    with pytest.raises(InputError, match="prompt p: is a conversation, but the tokenizer has no chat template"):
+        encode_prompt(Problem("p", TALK), tokenizer)
+    with pytest.raises(InputError, match="prompt p: has no tokens"):
+        encode_prompt(Problem("p", ""), tokenizer)
 
 
 @pytest.fixture

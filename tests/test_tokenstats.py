@@ -226,3 +226,21 @@ def test_a_head_that_does_something_else_is_refused() -> None:
 
     with pytest.raises(EngineError, match="output layer is not understood"):
         split_model(Odd(config).eval())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible")
+def test_a_gpu_gives_the_same_statistics(tiny_policy: Path) -> None:
+    policy, rng = find_policy(str(tiny_policy)), np.random.default_rng(2)
+    sequences = [(rng.integers(1, 200, 9).tolist(), rng.integers(1, 200, 1 + i).tolist()) for i in range(20)]
+    found = [
+        score_sequences(
+            split_model(load_model(policy, torch.float32, torch.device(name))),
+            sequences,
+            temperature=1.0,
+            token_budget=200,
+        )
+        for name in ("cpu", "cuda")
+    ]
+    for name in STATISTICS:
+        torch.testing.assert_close(getattr(found[0], name), getattr(found[1], name), atol=1e-4, rtol=1e-4)

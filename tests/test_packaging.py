@@ -149,11 +149,14 @@ def test_an_editable_install_sees_new_stages(tmp_path: Path) -> None:
     (checkout / "stages" / "fresh.py").write_text(
         '"""A new stage."""\ndef run(argv):\n    print("fresh", *argv)\n    return 0\n'
     )
+    # -S: another editable install in this environment, as tests/run.sh makes, would be found first.
     start = f"import site; site.addsitedir({str(site)!r}); "
-    ran = python("-c", start + "from entropyctl.cli import main; main(['fresh', 'a'])", path=tmp_path, cwd=tmp_path)
+    ran = python(
+        "-S", "-c", start + "from entropyctl.cli import main; main(['fresh', 'a'])", path=tmp_path, cwd=tmp_path
+    )
     assert ran.stdout == "fresh a\n", ran
     for name in ("stages", "schemas"):
-        ran = python("-c", f"{start}import {name}", path=tmp_path / "nothing", cwd=tmp_path)
+        ran = python("-S", "-c", f"{start}import {name}", path=tmp_path / "nothing", cwd=tmp_path)
         assert f"No module named '{name}'" in ran.stderr
 
 

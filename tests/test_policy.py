@@ -49,6 +49,7 @@ def test_publishing_makes_a_version_that_loads_and_is_latest(policy_root: Path) 
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     assert found.digest == weights_digest(found.directory) != policy.digest
     assert found.tokenizer_digest == policy.tokenizer_digest
+    assert len({path.stat().st_mode for path in found.directory.iterdir()}) == 1  # nobody is locked out of the weights
     state, facts = load_trainer_state(found)
     assert facts == {"optimizer_steps": 4} and torch.equal(state["w:exp_avg"], STATE["w:exp_avg"])
     # the next version replaces the trainer's state and keeps the weights of this one

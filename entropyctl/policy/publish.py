@@ -98,7 +98,10 @@ def _point(link: Path, target: str) -> None:
 
 
 def _sync_tree(directory: Path) -> None:
+    # safetensors makes files that their owner alone can read; an engine may run as somebody else.
+    mode = next(directory.glob("*.json")).stat().st_mode
     for path in directory.iterdir():
+        path.chmod(mode)
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -63,15 +63,18 @@ def update(
     params = dict(locals())
     from functools import partial
 
-    from entropyctl.policy.versions import find_policy
+    from entropyctl.policy.publish import policy_to_train
     from entropyctl.registry import load_function
     from entropyctl.reporting import report
     from entropyctl.table import new_record, read
     from entropyctl.training import NEEDS, OPTIONAL, Recipe, check_policy, open_trainer, train_steps
 
-    found = find_policy(commands.required("--policy", policy))
+    path = commands.required("--policy", policy)
     allowed = tuple(allow_mismatch or ())
-    with read(inputs or ["-"], columns=OPTIONAL, needs=NEEDS, allow_mismatch=allowed) as source:
+    with (
+        policy_to_train(path, publish=publish) as found,
+        read(inputs or ["-"], columns=OPTIONAL, needs=NEEDS, allow_mismatch=allowed) as source,
+    ):
         ppo = load_function("objectives", "ppo")
         recipe = Recipe(
             objective=partial(ppo, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip),

@@ -172,6 +172,42 @@ def test_a_mask_that_removes_everything_publishes_the_same_weights(
     assert weights(run, 1) == [(tiny_policy / "model.safetensors").read_bytes()]
 
 
+def test_several_steps_in_one_stream_each_measure_the_weights_they_train(
+    cli: Cli, place: Path, tiny_policy: Path
+) -> None:
+    """All rows are of version 0; each step is trained into the next version, and its entropies are its own."""
+    run = new_run(place / "stream", tiny_policy)
+    policy = ("--policy", "stream/policy")
+    sizes = ("--prompts-per-step", 4, "--n", 4, "--max-tokens", 6)
+    rolled = cli("rollout", *policy, "--prompts", "prompts.jsonl", "--steps", 2, *sizes, cwd=place)
+    scored = cli("score", *policy, "--reward", "python:parity:score", stdin=rolled.out, cwd=place)
+    ready = cli("advantage", "grpo", stdin=scored.out, cwd=place)
+    options = ("--publish", "--lr", 1e-3, "--metrics", "stream/metrics")
+    ran = cli("update", *policy, *options, stdin=ready.out, cwd=place)
+    assert ran.code == 0, ran
+    first, second = metrics(run)
+    assert [(m["policy_version"], m["published_version"]) for m in (first, second)] == [(0, 1), (1, 2)]
+    # the second step's "before" is version 1 on its tokens: scoring them with it must give the same entropy
+    (place / "ready.arrows").write_bytes(scored.out)
+    again = cli("score", "ready.arrows", "--policy", "stream/policy/v000001", "--allow-mismatch", "policies", cwd=place)
+    (place / "again.arrows").write_bytes(again.out)
+    with read([str(place / "again.arrows")]) as source:
+        rows = list(source)[1].rows
+    entropies = [h for row in rows["entropies"].to_pylist() for h in row]
+    assert second["entropy"] == pytest.approx(sum(entropies) / len(entropies), rel=1e-5)
+
+
+def test_weights_that_compute_no_numbers_are_not_published(
+    cli: Cli, place: Path, tiny_policy: Path, by_files: Path
+) -> None:
+    run = new_run(place / "blown", tiny_policy)
+    options = ("--policy", "blown/policy", "--publish", "--metrics", "blown/metrics", "--lr", 1e30)
+    ran = cli("update", *INPUTS, *options, cwd=place)
+    assert ran.code == 8 and "not numbers" in ran.line, ran
+    assert (run / "policy" / "latest").readlink() == Path("v000000")
+    assert not list((run / "metrics").iterdir())
+
+
 @pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "examples").glob("*.sh")))
 def test_scripts_stop_at_the_first_fault(script: str) -> None:
     text = (ROOT / "examples" / script).read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -13,10 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from entropyctl.errors import InputError, Locked, OutputError
+from entropyctl.errors import InputError, Locked, MismatchError, OutputError
 from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_model
-from entropyctl.policy.publish import load_trainer_state, locked, publish
+from entropyctl.policy.publish import load_trainer_state, locked, policy_to_train, publish
 from entropyctl.policy.versions import weights_digest
 
 from .conftest import ROOT
@@ -68,7 +69,9 @@ def test_a_manifest_is_not_believed_when_the_files_changed(policy_root: Path) ->
     fresh = publish(policy, load_model(policy, torch.float32, CPU), STATE, {})
     published = fresh.digest
     weights = fresh.directory / "model.safetensors"
-    weights.write_bytes(weights.read_bytes() + b" ")
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)  # of the same size
     assert find_policy(str(policy_root)).digest != published
 
 
@@ -111,13 +114,61 @@ def test_two_trainers_of_one_policy_exclude_each_other(policy_root: Path) -> Non
         pass
 
 
-def test_a_refused_write_leaves_the_policy_as_it_was(policy_root: Path) -> None:
+@pytest.mark.parametrize("limit", [2_000, 40_000])
+def test_a_refused_write_leaves_the_policy_as_it_was(policy_root: Path, limit: int) -> None:
+    """Files may not grow beyond a limit: first the tokenizer's copy fails, then the weights, inside safetensors."""
     policy = find_policy(str(policy_root))
     model = load_model(policy, torch.float32, CPU)
-    (policy_root / ".v000001.tmp").write_text("a file where the directory should be made")
-    with pytest.raises(OutputError):
-        publish(policy, model, STATE, {})
+    before = sorted(path.name for path in policy_root.iterdir())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(OutputError):
+            publish(policy, model, STATE, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, old)
     assert find_policy(str(policy_root)) == policy
+    assert sorted(path.name for path in policy_root.iterdir()) == before
+
+
+def test_a_published_version_is_never_replaced(policy_root: Path) -> None:
+    policy = find_policy(str(policy_root))
+    model = load_model(policy, torch.float32, CPU)
+    published = publish(policy, model, STATE, {})
+    weights = (published.directory / "model.safetensors").stat()
+    with pytest.raises(MismatchError, match="is v000001 now, but v000000 was trained"):
+        publish(policy, model, STATE, {})  # another trainer was faster
+    (policy_root / "latest").unlink()
+    (policy_root / "latest").symlink_to("v000000")  # somebody goes back
+    with pytest.raises(OutputError, match="exists already and would be replaced; move it away"):
+        publish(policy, model, STATE, {})
+    assert (published.directory / "model.safetensors").stat() == weights
+    assert (policy_root / "trainer-v000001").is_dir()
+
+
+def test_what_an_interrupted_publisher_left_is_replaced(policy_root: Path) -> None:
+    policy = find_policy(str(policy_root))
+    model = load_model(policy, torch.float32, CPU)
+    publish(policy, model, STATE, {})
+    # as if it had been killed between the renames and the change of `latest`
+    (policy_root / "latest").unlink()
+    (policy_root / "latest").symlink_to("v000000")
+    (policy_root / ".publishing").write_text("v000001")
+    assert publish(policy, model, STATE, {}).version == 1
+    assert not (policy_root / ".publishing").exists()
+
+
+def test_the_policy_is_resolved_again_once_it_is_locked(policy_root: Path) -> None:
+    policy = find_policy(str(policy_root))
+    with policy_to_train(str(policy_root), publish=True) as found:
+        assert found == policy
+        with pytest.raises(Locked), policy_to_train(str(policy_root), publish=True):
+            pass
+        publish(policy, load_model(policy, torch.float32, CPU), STATE, {})
+    with policy_to_train(str(policy_root), publish=True) as found:
+        assert found.version == 1
 
 
 def test_damaged_trainer_state_names_the_remedy(policy_root: Path) -> None:

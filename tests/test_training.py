@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from entropyctl.errors import UsageError
+from entropyctl.errors import EngineError, UsageError
 from entropyctl.objectives import kl_penalty, ppo, token_coefficients
 from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_model
-from entropyctl.tokenstats import score_sequences, split_model
+from entropyctl.tokenstats import SplitModel, score_sequences, split_model
 from entropyctl.training import Batch, Recipe, mini_batches, train_step
+from entropyctl.training.entropy import entropy_change, measure
 from entropyctl.training.optimizer import load_state, make_optimizer, save_state
 
 CPU = torch.device("cpu")
@@ -180,6 +181,9 @@ def test_the_optimiser_continues_exactly_where_its_saved_state_ends(model, tiny_
         ({"reduction": "mean"}, "--reduction: there is no 'mean'"),
         ({"kl": "k9"}, "--kl: there is no 'k9'"),
         ({"epochs": 0}, "must be at least 1"),
+        ({"norm": -5.0}, "--norm -5: must be above 0"),
+        ({"norm": 0.0}, "--norm 0: must be above 0"),
+        ({"grad_clip": -1.0}, "--grad-clip -1: must be above 0"),
         ({"dtype": "int8"}, "--dtype: there is no 'int8'"),
     ],
 )
@@ -197,3 +201,66 @@ def test_clip_bounds_reach_the_loss(model) -> None:
     wide = gradients(model, near, make_recipe())
     narrow = gradients(model, near, make_recipe(objective=partial(ppo, clip_low=0.01, clip_high=0.01)))
     assert max((a - b).abs().max().item() for a, b in zip(wide, narrow, strict=True)) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dual_clip": 1.0}, "--dual-clip 1"),
+        ({"clip_low": 2.0}, "--clip-low 2"),
+        ({"clip_high": -0.1}, "--clip-high -0.1"),
+        ({"dual_clip": float("nan")}, "--dual-clip nan"),
+    ],
+)
+def test_impossible_clip_bounds_are_a_usage_error(change: dict, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        ppo(torch.zeros(1), torch.zeros(1), torch.zeros(1), **change)
+
+
+@pytest.mark.parametrize(("lr", "decay"), [(-1.0, 0.0), (float("nan"), 0.0), (float("inf"), 0.0), (1e-6, -1.0)])
+def test_impossible_rates_are_a_usage_error(model, lr: float, decay: float) -> None:
+    with pytest.raises(UsageError, match="must be numbers of at least 0"):
+        make_optimizer(model, "adamw", lr, decay)
+
+
+def test_kl_and_clip_fraction_count_every_token_of_the_loss(model) -> None:
+    """KL(old || new) from tokens of the old policy, k3 = r - 1 - log r; rows without a gradient count too."""
+    batch = make_batch()
+    now = score_sequences(split_model(model), batch.sequences, temperature=TEMPERATURE, token_budget=10_000)
+    old = now.logprobs.numpy() - 0.5  # r = e^0.5 everywhere: beyond the clip where A > 0
+    first = np.repeat(np.arange(len(batch.lengths)), batch.lengths) == 0
+    only_first = replace(
+        batch,
+        old_logprobs=old,
+        loss_mask=np.ones_like(batch.loss_mask),
+        advantages=np.where(first, 1.0, 0.0).astype(np.float32),
+        weights=np.ones_like(batch.weights),
+        kl_coefs=np.zeros_like(batch.kl_coefs),
+    )
+    found = train_step(split_model(model), make_optimizer(model, "sgd", 0.0, 0.0), [only_first], make_recipe())
+    share = first.sum() / len(first)
+    assert found["clip_fraction"] == pytest.approx(share)
+    assert found["kl"] == pytest.approx(share * (np.exp(0.5) - 1 - 0.5), rel=1e-3)
+
+
+def test_the_entropy_before_is_of_the_weights_that_are_trained(model) -> None:
+    """Rows that another version scored, or in another number type, do not lend their entropies to this one."""
+    recipe, split = make_recipe(), split_model(model)
+    batch = make_batch()
+    before = measure(split, batch, recipe)
+    change = entropy_change(batch, before, measure(split, batch, recipe), eta=0.5)
+    assert change["realised_change"] == 0.0
+    ratio = np.exp((before.logprobs - batch.old_logprobs).clip(-20, 20))
+    expected = -0.5 * batch.weights * batch.loss_mask * ratio * batch.advantages * (before.s_star - before.expected_s)
+    assert change["predicted_change"] == pytest.approx(expected.mean(), rel=1e-5)
+
+
+def test_weights_that_compute_no_numbers_are_reported(model) -> None:
+    with torch.no_grad():
+        model.model.norm.weight[0] = torch.nan
+    with pytest.raises(EngineError, match="not numbers"):
+        measure(split_model_unproved(model), make_batch(), make_recipe())
+
+
+def split_model_unproved(model) -> SplitModel:
+    return SplitModel(model, model.base_model, model.get_output_embeddings(), shares_prompts=False)

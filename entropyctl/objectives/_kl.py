@@ -12,6 +12,9 @@ ESTIMATORS = ("k1", "k2", "k3", "abs")
 def kl_penalty(logprobs: Tensor, anchor_logprobs: Tensor, estimator: str) -> Tensor:
     """One token's estimate of KL(policy || anchor), with delta = log p - log p_anchor.
 
+    The expectation over tokens drawn from the policy itself is the divergence (of k2 to second order); for tokens
+    drawn from the anchor exchange the two, which estimates KL(anchor || policy).
+
     k1 = delta;  k2 = delta^2 / 2;  k3 = e^-delta + delta - 1;  abs = |delta|
     (Schulman, "Approximating KL divergence", 2020; verl kl_penalty, whose clamps at 20 and 10 are kept.)
 

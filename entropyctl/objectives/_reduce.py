@@ -25,8 +25,9 @@ def token_coefficients(loss_mask_N: Array, lengths_B: Array, reduction: str, nor
         seq-mean-token-mean      k = m / (B' L_i)
         seq-mean-token-sum-norm  k = m / (B' norm)       (Dr.GRPO, with norm the longest possible response)
 
-    The coefficients are of the whole mini-batch, so cutting it into forward passes changes nothing. As in verl,
-    responses that lost all their tokens do not count in B'. Without a counted token every k is 0.
+    The coefficients are of the whole mini-batch, so cutting it into forward passes changes nothing. Responses that
+    lost all their tokens do not count in B', as where verl normalises locally; its trainer divides by the batch's
+    full number of responses. Without a counted token every k is 0.
 
     Args:
         loss_mask_N: bool, tokens of the responses behind one another.
@@ -53,5 +54,5 @@ def token_coefficients(loss_mask_N: Array, lengths_B: Array, reduction: str, nor
         return mask_N / total
     if reduction == "seq-mean-token-mean":
         return mask_N / np.maximum(counted_B, 1)[row_N] / responses
-    divisor = (norm or float(np.max(lengths_B))) if reduction == "seq-mean-token-sum-norm" else 1.0
+    divisor = (float(np.max(lengths_B)) if norm is None else norm) if reduction == "seq-mean-token-sum-norm" else 1.0
     return mask_N / responses / divisor

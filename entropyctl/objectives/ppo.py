@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from entropyctl.errors import UsageError
 from entropyctl.objectives._policy_loss import PolicyLoss
 
 # exp(20) is 5e8: a ratio beyond it is an accident, and must not become infinite. As in verl.
@@ -35,7 +36,15 @@ def ppo(
         clip_low: how far below 1 the ratio may go.
         clip_high: how far above 1.
         dual_clip: bound on the ratio where A < 0; above 1.
+
+    Raises:
+        UsageError: a bound makes no sense.
     """
+    if not (0 <= clip_low <= 1 and clip_high >= 0 and dual_clip > 1):
+        raise UsageError(
+            f"--clip-low {clip_low:g}, --clip-high {clip_high:g}, --dual-clip {dual_clip:g}: "
+            "must be in [0, 1], at least 0, and above 1"
+        )
     log_ratio_N = (logprobs - old_logprobs).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
     ratio_N = log_ratio_N.exp()
     plain_N = -advantages * ratio_N

@@ -11,13 +11,39 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from entropyctl.errors import InputError, Locked
-from entropyctl.policy.versions import LATEST, MANIFEST, Policy, version_name, weights_digest
+from entropyctl.errors import InputError, Locked, MismatchError, OutputError, UsageError
+from entropyctl.policy.versions import LATEST, MANIFEST, Policy, file_facts, find_policy, version_name, weights_digest
+from entropyctl.table import notice
 from entropyctl.table.atomic import cannot_write, sync_directory
 
+# Names the version that is being made visible: if it is still there, that version has never been `latest`.
+PUBLISHING = ".publishing"
 NOT_COPIED = (".safetensors", ".bin", ".gguf", ".index.json")
+
+
+@contextmanager
+def policy_to_train(path: str, *, publish: bool) -> Iterator[Policy]:
+    """The policy that a path means, locked for as long as it is trained where new versions are published.
+
+    Raises:
+        UsageError: a plain checkpoint cannot be published to.
+        Locked: another process trains the policy.
+    """
+    policy = find_policy(path)
+    if not publish:
+        yield policy
+        return
+    if policy.root is None:
+        raise UsageError(
+            f"{path}: is one checkpoint; to publish versions make it version 0 of a policy: "
+            f"mkdir -p run/policy && ln -s $(realpath {path}) run/policy/v000000 "
+            "&& ln -s v000000 run/policy/latest, then --policy run/policy"
+        )
+    with locked(policy.root):
+        yield find_policy(path)  # again: `latest` may have moved before the lock was held
 
 
 @contextmanager
@@ -48,33 +74,55 @@ def publish(policy: Policy, model: Any, state: dict[str, Any], facts: dict[str, 
         The new version.
 
     Raises:
-        OutputError: the disk refuses; the policy is as it was.
+        OutputError: the disk refuses, or the version exists; the policy is as it was.
+        MismatchError: `latest` is no longer the version that was trained.
     """
     assert policy.root is not None
+    current, trained = find_policy(str(policy.root)).directory.name, policy.directory.name
+    if current != trained:
+        raise MismatchError(f"{policy.root / LATEST}: is {current} now, but {trained} was trained; run the step again")
     version = policy.version + 1
     directory = policy.root / version_name(version)
     trainer = policy.root / f"trainer-{version_name(version)}"
     temporary = [policy.root / f".{path.name}.tmp" for path in (directory, trainer)]
+    _clear_leftovers(policy.root, directory, [*temporary, trainer])
     try:
-        for path in (*temporary, directory, trainer):
-            shutil.rmtree(path, ignore_errors=True)  # what an interrupted update left, never yet `latest`
         _write_checkpoint(temporary[0], policy, model, version)
         temporary[1].mkdir()
         save_file(state, temporary[1] / "optimizer.safetensors")
         (temporary[1] / "state.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
         for path in temporary:
             _sync_tree(path)
+        (policy.root / PUBLISHING).write_text(directory.name, encoding="utf-8")
         temporary[1].rename(trainer)
         temporary[0].rename(directory)
         _point(policy.root / LATEST, directory.name)
-    except OSError as error:
+        (policy.root / PUBLISHING).unlink()
+    except (OSError, SafetensorError) as error:
         for path in temporary:
             shutil.rmtree(path, ignore_errors=True)
-        raise cannot_write(directory, error) from None
+        if isinstance(error, OSError):
+            raise cannot_write(directory, error) from None
+        # safetensors wraps what the system said, a full disk too, in an exception of its own
+        raise OutputError(f"{directory}: cannot be written ({error}); free some space and run the step again") from None
     for old in policy.root.glob("trainer-v*"):
         if old != trainer:
             shutil.rmtree(old, ignore_errors=True)
     return Policy(directory, version, policy.root)
+
+
+def _clear_leftovers(root: Path, directory: Path, others: list[Path]) -> None:
+    """Take away what an interrupted update left; never a version that has been `latest`.
+
+    Raises:
+        OutputError: the version exists and was published, as after `latest` was moved back by hand.
+    """
+    marker = root / PUBLISHING
+    interrupted = marker.is_file() and marker.read_text(encoding="utf-8") == directory.name
+    if directory.exists() and not interrupted:
+        raise OutputError(f"{directory}: exists already and would be replaced; move it away, or point `latest` to it")
+    for path in (directory, *others):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_checkpoint(path: Path, source: Policy, model: Any, version: int) -> None:
@@ -84,7 +132,7 @@ def _write_checkpoint(path: Path, source: Policy, model: Any, version: int) -> N
         if file.is_file() and not file.name.endswith(NOT_COPIED) and file.name not in ("config.json", MANIFEST):
             shutil.copyfile(file, path / file.name)
     model.save_pretrained(path, safe_serialization=True)
-    files = {f.name: f.stat().st_size for f in sorted(path.iterdir()) if f.suffix == ".safetensors"}
+    files = {f.name: file_facts(f) for f in sorted(path.iterdir()) if f.suffix == ".safetensors"}
     manifest = {"version": version, "parent": source.digest, "digest": weights_digest(path), "files": files}
     (path / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
@@ -120,6 +168,8 @@ def load_trainer_state(policy: Policy) -> tuple[dict[str, Any], dict[str, Any]]:
         return {}, {}
     trainer = policy.root / f"trainer-{version_name(policy.version)}"
     if not trainer.is_dir():
+        if policy.version > 0:
+            notice(f"{policy.directory}: has no optimiser state beside it; starting with a fresh optimiser")
         return {}, {}
     try:
         facts = json.loads((trainer / "state.json").read_text(encoding="utf-8"))

@@ -97,7 +97,7 @@ def check_sampler(source: Source, path: str, allow: tuple[str, ...]) -> Policy:
     """
     policy = find_policy(path)
     sampled = source.context.get("policies", {})
-    if sampled and policy.digest not in sampled.values() and "policies" not in allow:
+    if sampled and set(sampled.values()) != {policy.digest} and "policies" not in allow:
         versions = ", ".join(f"version {v} ({digest[:12]})" for v, digest in sampled.items())
         raise MismatchError(
             f"{source.path}: was sampled by {versions}, but {policy.directory} is {policy.digest[:12]}; "

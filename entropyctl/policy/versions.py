@@ -39,7 +39,7 @@ class Policy:
         manifest = self.directory / MANIFEST
         if manifest.is_file():
             recorded = json.loads(manifest.read_text(encoding="utf-8"))
-            if all(_size(self.directory / name) == size for name, size in recorded["files"].items()):
+            if all(file_facts(self.directory / name) == facts for name, facts in recorded["files"].items()):
                 return str(recorded["digest"])
         return weights_digest(self.directory)
 
@@ -95,8 +95,12 @@ def weights_digest(directory: Path) -> str:
     return _digest_of([directory / "config.json", *sorted(directory.glob("*.safetensors"))])
 
 
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
+def file_facts(path: Path) -> list[int] | None:
+    """Size and time of change, by which a manifest knows its files again; a copy is read and digested anew."""
+    if not path.is_file():
+        return None
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _digest_of(files: list[Path]) -> str:

@@ -17,8 +17,10 @@ def make_optimizer(model: Any, name: str, lr: float, weight_decay: float) -> tor
     """An optimiser over all parameters: AdamW (betas 0.9 and 0.999) or plain SGD without momentum.
 
     Raises:
-        UsageError: no such optimiser.
+        UsageError: no such optimiser, or a rate that is none.
     """
+    if not (0 <= lr < float("inf") and 0 <= weight_decay < float("inf")):
+        raise UsageError(f"--lr {lr:g}, --weight-decay {weight_decay:g}: must be numbers of at least 0")
     if name == "adamw":
         return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     if name == "sgd":

@@ -43,8 +43,24 @@ class Recipe:
             raise UsageError(f"--reduction: there is no '{self.reduction}'; known: {', '.join(REDUCTIONS)}")
         if self.kl not in ESTIMATORS:
             raise UsageError(f"--kl: there is no '{self.kl}'; known: {', '.join(ESTIMATORS)}")
-        if min(self.mini_batches, self.epochs) < 1:
-            raise UsageError("--mini-batches and --epochs must be at least 1")
+        if min(self.mini_batches, self.epochs, self.token_budget) < 1:
+            raise UsageError("--mini-batches, --epochs and --token-budget must be at least 1")
+        if not self.grad_clip > 0:
+            raise UsageError(f"--grad-clip {self.grad_clip:g}: must be above 0")
+        if self.norm is not None and not self.norm > 0:
+            raise UsageError(f"--norm {self.norm:g}: must be above 0")
+
+
+def scoring_policies(source: Source) -> set[str]:
+    """Digests of the policies whose log-probabilities the rows carry; the sampling ones' where none is recorded."""
+    scoring = source.context.get("scoring", {}).get("policies")
+    return set((scoring or source.context.get("policies", {})).values())
+
+
+def scored_by(source: Source, policy: Policy) -> bool:
+    """Whether the rows' statistics are exactly this policy's, computed in the number type of training."""
+    dtype = source.context.get("scoring", {}).get("dtype")
+    return dtype == "float32" and scoring_policies(source) == {policy.digest}
 
 
 def check_policy(source: Source, policy: Policy, allow: tuple[str, ...]) -> None:
@@ -53,9 +69,10 @@ def check_policy(source: Source, policy: Policy, allow: tuple[str, ...]) -> None
     Raises:
         MismatchError: names both.
     """
-    scored = list(source.context.get("scoring", {}).get("policies", {}).values())
-    if scored and policy.digest not in scored and "scoring.policies" not in allow:
+    scored = scoring_policies(source)
+    if scored and scored != {policy.digest} and "scoring.policies" not in allow:
+        digests = ", ".join(sorted(digest[:12] for digest in scored))
         raise MismatchError(
-            f"{source.path}: was scored by policy {scored[-1][:12]}, but {policy.directory} is {policy.digest[:12]}; "
+            f"{source.path}: was scored by policy {digests}, but {policy.directory} is {policy.digest[:12]}; "
             "train the policy that scored, or allow it with --allow-mismatch scoring.policies"
         )

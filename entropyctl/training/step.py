@@ -40,7 +40,7 @@ def train_step(
     Raises:
         EngineError: a gradient is not a number.
     """
-    losses, norms, totals = [], [], np.zeros(3)
+    losses, norms, totals = [], [], np.zeros(2)
     for _ in range(recipe.epochs):
         for part in parts:
             rows = part.learning_rows()
@@ -56,12 +56,12 @@ def train_step(
             norms.append(norm)
             totals += sums
     optimizer.zero_grad(set_to_none=True)
-    tokens = max(totals[0], 1.0)
+    tokens = max(recipe.epochs * sum(int(part.loss_mask.sum()) for part in parts), 1)
     return {
         "loss": float(np.mean(losses)) if losses else 0.0,
         "grad_norm": float(np.mean(norms)) if norms else 0.0,
-        "kl": float(totals[1] / tokens),
-        "clip_fraction": float(totals[2] / tokens),
+        "kl": float(totals[0] / tokens),
+        "clip_fraction": float(totals[1] / tokens),
         "optimizer_steps": len(losses),
     }
 
@@ -69,10 +69,10 @@ def train_step(
 def _accumulate(
     split: SplitModel, part: Batch, rows: Any, recipe: Recipe, advance: Callable[[int], None]
 ) -> tuple[float, Any]:
-    """Gradients of a mini-batch, forward pass by forward pass; its loss, and (tokens, sum of k3, tokens clipped)."""
+    """Gradients of a mini-batch, forward pass by forward pass; its loss, and (sum of k3, tokens clipped)."""
     coefficient_N = token_coefficients(part.loss_mask, part.lengths, recipe.reduction, recipe.norm)
     starts = part.starts
-    loss, sums = 0.0, np.zeros(3)
+    loss, sums = 0.0, np.zeros(2)
     for chosen in forward_batches(split, [part.sequences[i] for i in rows], recipe.token_budget):
         micro = rows[chosen]
         batch = part.take(micro)
@@ -97,7 +97,8 @@ def _loss(logprobs_N: Tensor, batch: Batch, coefficient_N: Any, recipe: Recipe) 
     loss_N = tensor(batch.weights) * policy.loss
     if batch.kl_coefs.any():
         loss_N = loss_N + tensor(batch.kl_coefs) * kl_penalty(logprobs_N, old_N, recipe.kl)
-    k3_N = kl_penalty(logprobs_N.detach(), old_N, "k3")
-    counts = [float(mask_N.sum()), float((k3_N * mask_N).sum()), float((policy.clipped * mask_N).sum())]
+    # The tokens were drawn from the old policy, so this way round: KL(old || new).
+    k3_N = kl_penalty(old_N, logprobs_N.detach(), "k3")
+    counts = [float((k3_N * mask_N).sum()), float((policy.clipped * mask_N).sum())]
     # A token outside the mask must not turn the sum into NaN by 0 * inf.
     return torch.where(mask_N > 0, tensor(coefficient_N) * loss_N, 0.0).sum(), np.array(counts)

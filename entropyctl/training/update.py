@@ -5,29 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 
-from entropyctl.dynamics import predicted_change
-from entropyctl.errors import UsageError
 from entropyctl.policy import Policy
 from entropyctl.policy.checkpoint import load_model, parse_device
-from entropyctl.policy.publish import load_trainer_state, locked
+from entropyctl.policy.publish import load_trainer_state
 from entropyctl.policy.publish import publish as publish_version
 from entropyctl.progress import progress
-from entropyctl.table import Source, write
+from entropyctl.table import Sink, Source, new_record, notice, write
 from entropyctl.table.atomic import make_directory
-from entropyctl.table.columns import flat_values, row_lengths, row_values
+from entropyctl.table.columns import column_from, row_lengths, row_values
 from entropyctl.table.header import Record
 from entropyctl.table.schema import load_schema
-from entropyctl.tokenstats import SplitModel, score_sequences, split_model
-from entropyctl.training.batch import Batch, mini_batches, read_batch
+from entropyctl.tokenstats import SplitModel, split_model
+from entropyctl.training.batch import mini_batches, read_batch
+from entropyctl.training.entropy import entropy_change, measure, statistics_of
 from entropyctl.training.optimizer import load_state, make_optimizer, save_state
-from entropyctl.training.recipe import Recipe
+from entropyctl.training.recipe import Recipe, scored_by
 from entropyctl.training.step import train_step
 
 Advance = Callable[[int], None]
@@ -41,6 +39,7 @@ class Trainer:
     split: SplitModel
     optimizer: torch.optim.Optimizer
     optimizer_steps: int
+    exact: bool = True  # the weights are those of `policy`, not trained on since
 
 
 def open_trainer(policy: Policy, optimizer: str, lr: float, weight_decay: float, device: str) -> Trainer:
@@ -59,33 +58,44 @@ def open_trainer(policy: Policy, optimizer: str, lr: float, weight_decay: float,
 
 
 def update_step(
-    trainer: Trainer, rows: pa.Table, recipe: Recipe, advance: Advance = lambda tokens: None
+    trainer: Trainer,
+    rows: pa.Table,
+    recipe: Recipe,
+    *,
+    scored_here: bool = False,
+    advance: Advance = lambda tokens: None,
 ) -> dict[str, Any]:
     """Train on the rows of a step.
 
-    The entropy is measured on the same tokens before (the scored column) and after (a forward pass with the new
-    weights), over the tokens that the policy itself chose, removed by a mask or not.
+    The entropy is measured over all response tokens of the step, before and after, under the weights in training.
 
     Args:
         trainer: is changed: weights, optimiser state and count of steps.
-        rows: one step of a masked or advantaged table.
+        rows: one step of a masked or advantaged table, with at least one token.
         recipe: how to train.
+        scored_here: the rows' statistics are of exactly these weights, so they need not be computed again.
         advance: told the response tokens done.
 
     Returns:
         A row of the metrics table, but for the step's number and the versions.
+
+    Raises:
+        EngineError: the step made weights that compute no numbers.
     """
     began = time.monotonic()
     batch = read_batch(rows)
+    before = statistics_of(rows) if scored_here else measure(trainer.split, batch, recipe)
     parts = [batch.take(part) for part in mini_batches(rows["prompt_id"].to_pylist(), recipe.mini_batches)]
     trained = train_step(trainer.split, trainer.optimizer, parts, recipe, advance)
     trainer.optimizer_steps += int(trained.pop("optimizer_steps"))
+    trainer.exact = False
+    after = measure(trainer.split, batch, recipe)
     lr = float(trainer.optimizer.param_groups[0]["lr"])
     return {
         "reward": _mean_reward(rows),
-        **_entropy(trainer, rows, batch, recipe, lr),
+        **entropy_change(batch, before, after, lr),
         **trained,
-        "mask_fraction": float(1 - (batch.loss_mask & (batch.weights != 0)).mean()) if len(batch.loss_mask) else 0.0,
+        "mask_fraction": float(1 - (batch.loss_mask & (batch.weights != 0)).mean()),
         "learning_rate": lr,
         "rows": rows.num_rows,
         "tokens": int(batch.loss_mask.sum()),
@@ -95,48 +105,7 @@ def update_step(
 
 
 def _mean_reward(rows: pa.Table) -> float | None:
-    return float(row_values(rows["reward"]).mean()) if "reward" in rows.column_names and rows.num_rows else None
-
-
-def _entropy(trainer: Trainer, rows: pa.Table, batch: Batch, recipe: Recipe, lr: float) -> dict[str, float]:
-    """Entropy before and after, and the predicted change at eta = learning rate."""
-    if len(batch.loss_mask) == 0:
-        return {"entropy": 0.0, "entropy_after": 0.0, "realised_change": 0.0, "predicted_change": 0.0}
-    after = score_sequences(
-        trainer.split,
-        batch.sequences,
-        temperature=recipe.temperature,
-        token_budget=recipe.token_budget,
-    )
-    before_N = flat_values(rows["entropies"]).astype(np.float64)
-    after_N = after.entropies.numpy().astype(np.float64)
-    change_N = predicted_change(
-        batch.advantages,
-        flat_values(rows["s_star"]),
-        flat_values(rows["expected_s"]),
-        weights_N=batch.weights * batch.loss_mask,
-        eta=lr,
-    )
-    return {
-        "entropy": float(before_N.mean()),
-        "entropy_after": float(after_N.mean()),
-        "realised_change": float((after_N - before_N).mean()),
-        "predicted_change": float(change_N.mean(dtype=np.float64)),
-    }
-
-
-def publish_next(trainer: Trainer) -> Trainer:
-    """Publish the trained weights as the policy's next version.
-
-    Returns:
-        The same trainer, standing for the new version.
-
-    Raises:
-        OutputError: the disk refuses.
-    """
-    facts = {"optimizer_steps": trainer.optimizer_steps}
-    state = save_state(trainer.split.model, trainer.optimizer)
-    return replace(trainer, policy=publish_version(trainer.policy, trainer.split.model, state, facts))
+    return float(row_values(rows["reward"]).mean()) if "reward" in rows.column_names else None
 
 
 def train_steps(
@@ -144,8 +113,10 @@ def train_steps(
 ) -> Iterator[dict[str, Any]]:
     """Train on every step of a table, publish after each, and write its metrics.
 
+    A step without tokens trains nothing, publishes nothing and has no metrics.
+
     Args:
-        trainer: the policy in training.
+        trainer: the policy in training; locked by the caller where it is published.
         source: a masked or advantaged table.
         recipe: how to train.
         record: this run's record of provenance.
@@ -155,36 +126,42 @@ def train_steps(
 
     Yields:
         A row of metrics for each step.
-
-    Raises:
-        UsageError: a plain checkpoint cannot be published to.
-        Locked: another process trains the policy.
     """
-    root = trainer.policy.root
-    if publish and root is None:
-        raise UsageError(
-            f"{trainer.policy.directory}: is one checkpoint; to publish versions make it version 0 of a policy: "
-            f"mkdir -p run/policy && ln -s $(realpath {trainer.policy.directory}) run/policy/v000000 "
-            "&& ln -s v000000 run/policy/latest, then --policy run/policy"
-        )
-    with locked(root) if publish and root is not None else nullcontext():
-        for step in source:
-            tokens = int(row_lengths(step.rows["tokens"]).sum()) * recipe.epochs
-            with progress(f"update step {step.number}", tokens, quiet=quiet) as advance:
-                values = update_step(trainer, step.rows, recipe, advance)
+    for step in source:
+        tokens = int(row_lengths(step.rows["tokens"]).sum())
+        if tokens == 0:
+            notice(f"update: step {step.number} has no tokens; nothing was trained")
+            continue
+        # The file is opened first: a place that cannot be written is known before the work, and before the publishing.
+        with metrics_file(metrics, step.number, trainer.policy, record, source) if metrics else nullcontext() as sink:
+            scored_here = trainer.exact and scored_by(source, trainer.policy)
+            with progress(f"update step {step.number}", tokens * recipe.epochs, quiet=quiet) as advance:
+                values = update_step(trainer, step.rows, recipe, scored_here=scored_here, advance=advance)
             values |= {"step": step.number, "policy_version": trainer.policy.version, "published_version": None}
             if publish:
-                trainer = publish_next(trainer)
+                publish_next(trainer)
                 values["published_version"] = trainer.policy.version
-            if metrics:
-                write_metrics(metrics, values, record, source)
-            yield values
+            if sink is not None:
+                columns = load_schema("metrics").columns
+                row = pa.table({c.name: column_from([values[c.name]], c.arrow_type) for c in columns})
+                sink.put(step.number, row, rows_read=step.rows.num_rows)
+        yield values
 
 
-def write_metrics(directory: str, values: dict[str, Any], record: Record, source: Source) -> None:
-    """Write the metrics of a step to a file of its own, so that a directory of them is the history of a run."""
+def publish_next(trainer: Trainer) -> None:
+    """Publish the trained weights as the policy's next version, for which the trainer then stands.
+
+    Raises:
+        OutputError: the disk refuses.
+    """
+    facts = {"optimizer_steps": trainer.optimizer_steps}
+    state = save_state(trainer.split.model, trainer.optimizer)
+    trainer.policy = publish_version(trainer.policy, trainer.split.model, state, facts)
+    trainer.exact = True
+
+
+def metrics_file(directory: str, step: int, policy: Policy, record: Record, source: Source) -> Sink:
+    """The metrics of a step, a file of its own, so that a directory of them is the history of a run."""
     make_directory(directory)
-    columns = load_schema("metrics").columns
-    row = pa.table({c.name: pa.array([values[c.name]], c.arrow_type) for c in columns})
-    with write(f"{directory}/step-{values['step']:06d}.parquet", "metrics", record, source) as sink:
-        sink.put(values["step"], row, rows_read=values["rows"])
+    own = {**record, "id": new_record("update", {})["id"], "policy": policy.digest}
+    return write(f"{directory}/step-{step:06d}.parquet", "metrics", own, source)

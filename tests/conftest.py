@@ -116,9 +116,9 @@ CONTEXT = {
 }
 
 
-def write_scored(path: Path, *steps: pa.Table, context: dict | None = None) -> Path:
+def write_scored(path: Path, *steps: pa.Table, context: dict | None = None, record: dict | None = None) -> Path:
     """A whole scored file out of steps (default: one)."""
-    with write(str(path), "scored", new_record("score", {}), context=context or CONTEXT) as sink:
+    with write(str(path), "scored", record or new_record("score", {}), context=context or CONTEXT) as sink:
         for rows in steps or (scored_rows(),):
             sink.put(rows["step"][0].as_py(), rows)
     return path

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entropyctl.errors import InputError, MismatchError, OutputError, StreamEndedEarly, UsageError
-from entropyctl.table import new_record, parquet_sink, read, write
+from entropyctl.table import again, new_record, parquet_sink, read, write
 from entropyctl.table.atomic import AtomicFile
 from entropyctl.table.columns import flat_values, list_column, row_lengths
 from entropyctl.table.digest import ColumnDigest, TableDigest
@@ -661,3 +661,24 @@ def test_provenance_tells_how_a_file_was_made(cli: Cli, scored: Path, tmp_path: 
     assert chain[2]["inputs"][0]["records"] == [chain[1]["id"]]
     assert (chain[2]["rows"], chain[2]["rows_in"]) == (24, 24)
     assert chain[2]["summary"]["tokens"] == int(row_lengths(rows_of(scored)["tokens"]).sum())
+
+
+def test_the_seconds_of_a_record_are_those_of_the_stage_and_not_of_its_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    record = new_record("x", {})
+    now = 1007.5  # the work was done before the output was opened
+    path = write_scored(tmp_path / "s.parquet", record=record)
+    with read([str(path)]) as source:
+        [written] = source.chain
+    assert written["seconds"] == 7.5
+    assert not [name for name in written if name.startswith("_")]
+
+
+def test_two_files_of_one_run_have_two_records(tmp_path: Path) -> None:
+    record = new_record("x", {"a": 1}, seed=7)
+    other = again(record, policy="d1")
+    assert other["id"] != record["id"]
+    assert other["policy"] == "d1" and other | {"id": ""} == record | {"id": "", "policy": "d1"}

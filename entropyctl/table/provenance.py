@@ -15,6 +15,9 @@ from typing import Any
 from entropyctl.table.header import Header, Record
 from entropyctl.version import __version__
 
+# When the stage began, on the clock that only goes forward; it means nothing to another process and is not written.
+_BEGAN = "_began"
+
 
 def new_record(stage: str, params: dict[str, Any], **facts: Any) -> Record:
     """A record for a run of a stage that begins now; the writer adds inputs, rows and duration at the end.
@@ -25,19 +28,34 @@ def new_record(stage: str, params: dict[str, Any], **facts: Any) -> Record:
         facts: what else is worth knowing: `policy` (digest), `seed`, ...
     """
     return {
-        "id": uuid.uuid4().hex[:16],
+        "id": _new_id(),
         "stage": stage,
         "version": __version__,
         "command": ["entropyctl", *sys.argv[1:]],
         "params": params,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        _BEGAN: time.monotonic(),
         **facts,
     }
 
 
+def again(record: Record, **facts: Any) -> Record:
+    """The record of one more file of the same run: an id names one file, and what was made from which file."""
+    return {**record, "id": _new_id(), **facts}
+
+
+def written(record: Record) -> Record:
+    """A record as files have it."""
+    return {name: value for name, value in record.items() if name != _BEGAN}
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex[:16]
+
+
 def unknown_record(path: str) -> Record:
     """The beginning of a chain whose file another program wrote."""
-    return {"id": uuid.uuid4().hex[:16], "stage": "unknown", "command": [], "inputs": [{"path": path}]}
+    return {"id": _new_id(), "stage": "unknown", "command": [], "inputs": [{"path": path}]}
 
 
 def merge_chains(chains: list[list[Record]]) -> list[Record]:
@@ -50,10 +68,10 @@ def merge_chains(chains: list[list[Record]]) -> list[Record]:
     return list(merged.values())
 
 
-def finished(record: Record, began: float, inputs: list[dict[str, Any]], rows: int, summary: dict[str, Any]) -> Record:
-    """The record of a run that has succeeded."""
+def finished(record: Record, inputs: list[dict[str, Any]], rows: int, summary: dict[str, Any]) -> Record:
+    """The record of a run that has succeeded; `seconds` is the time since the stage began, its loading included."""
     rows_in = [entry["rows"] for entry in inputs if entry.get("rows") is not None]
-    done = {**record, "inputs": inputs, "rows": rows, "seconds": round(time.monotonic() - began, 3)}
+    done = {**record, "inputs": inputs, "rows": rows, "seconds": round(time.monotonic() - record[_BEGAN], 3)}
     if rows_in:
         done["rows_in"] = rows_in[0]
     if summary:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol
@@ -23,7 +22,7 @@ from entropyctl.table.columns import buffer_view, number_type, one_chunk
 from entropyctl.table.conform import check_lengths
 from entropyctl.table.header import Context, Header, Record, with_facts
 from entropyctl.table.parquet_sink import ParquetSink
-from entropyctl.table.provenance import finished, merge_chains
+from entropyctl.table.provenance import finished, merge_chains, written
 from entropyctl.table.schema import KEY, column_of, load_schema
 from entropyctl.table.source import Source
 from entropyctl.table.stream_sink import StreamSink
@@ -85,7 +84,6 @@ class Sink:
         self._inputs, self._chain = list(inputs), list(chain)
         self._writers: list[_Writer] | None = None
         self._schema: pa.Schema | None = None
-        self._began = time.monotonic()
         self._summary: dict[str, Any] = {}
         self.rows = 0
         self.rows_read = 0
@@ -134,7 +132,7 @@ class Sink:
 
     def _header(self, record: Record) -> Header:
         chain = self.source.chain if self.source else self._chain
-        return Header(self.table, self._context, merge_chains([chain, [record]]))
+        return Header(self.table, self._context, merge_chains([chain, [written(record)]]))
 
     def _commit(self) -> None:
         if self._writers is None:
@@ -143,7 +141,7 @@ class Sink:
         origins = self.source.origins(self.rows_read) if self.source else self._inputs
         if self.source and self.source.mismatches:
             self.record["allowed_mismatches"] = self.source.mismatches
-        header = self._header(finished(self.record, self._began, origins, self.rows, self._summary))
+        header = self._header(finished(self.record, origins, self.rows, self._summary))
         # Files settle before the stream ends, so that a full disk is found while the stream can still be left
         # without its end record; they appear after it, so that a reader that has gone leaves none.
         for writer in self._writers:

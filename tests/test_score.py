@@ -15,7 +15,7 @@ from entropyctl.policy.checkpoint import load_model
 from entropyctl.policy.publish import publish
 from entropyctl.table import read
 
-from .conftest import Cli
+from .conftest import CONTEXT, Cli, write_scored
 
 STATISTICS = ["logprobs", "entropies", "s_star", "expected_s", "sum_p2"]
 
@@ -136,3 +136,11 @@ def test_statistics_need_tokens(cli: Cli, policy_root: Path, rollouts: Path, tmp
     assert cli("score", rollouts, "--reward", "exact", "--only-new", "-o", "grades.parquet").code == 0
     ran = cli("score", "grades.parquet", "--policy", policy_root, "-o", "s.parquet")
     assert ran.code == 3 and "column 'prompt_tokens' is missing; it is made by `entropyctl rollout`" in ran.line, ran
+
+
+def test_rows_of_two_policies_are_not_scored_as_if_by_one(cli: Cli, policy_root: Path, tmp_path: Path) -> None:
+    digest = find_policy(str(policy_root)).digest
+    context = {**CONTEXT, "policies": {"0": digest, "1": "another"}}
+    write_scored(tmp_path / "mixed.parquet", context={k: v for k, v in context.items() if k != "tokenizer"})
+    ran = cli("score", "mixed.parquet", "--policy", policy_root, "-o", "s.parquet")
+    assert ran.code == 5 and "version 1 (another)" in ran.line, ran

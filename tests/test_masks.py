@@ -334,7 +334,9 @@ def test_a_mask_never_brings_a_token_back() -> None:
 def test_what_the_summary_says() -> None:
     summary = MaskSummary()
     rows = apply_mask(small(), fixed(weights=[0, 1, 1, 1, 0.5]), {}, summary)
-    apply_mask(rows, fixed(keep=[True, True, False, True, True]), {}, (second := MaskSummary()))
+    apply_mask(
+        rows, fixed(weights=[1, 1, 1, 1, 2], keep=[False, True, False, True, True]), {}, (second := MaskSummary())
+    )
     assert summary.as_dict() == {
         "tokens": 4,
         "masked_fraction": 0.25,
@@ -344,8 +346,15 @@ def test_what_the_summary_says() -> None:
         "predicted_change_before": 0.0,
         "predicted_change_after": pytest.approx((0.5 + 0.25 - 0.125) / 4),
     }
-    # the second counts what is gone by then: the token of weight 0 and the one that it clears
-    assert second.as_dict()["masked_fraction"] == 0.5
+    # The second starts from what the first left: three tokens that pull, of which it removes one, and their weights.
+    assert second.as_dict() == {
+        "tokens": 4,
+        "masked_fraction": pytest.approx(1 / 3),
+        "masked_fraction_positive": 0.0,
+        "masked_fraction_negative": 0.5,
+        "predicted_change_before": pytest.approx((0.5 + 0.25 - 0.125) / 4),
+        "predicted_change_after": pytest.approx((0.5 - 0.25) / 4),
+    }
 
 
 def test_without_advantages_the_summary_says_less() -> None:

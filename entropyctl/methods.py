@@ -6,11 +6,13 @@ reads; its keyword-only parameters, with their types, defaults and docstring ent
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, get_args, get_origin
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import typer
 
@@ -38,8 +40,7 @@ def run(stage: str, kind: str, body: Callable[..., object], argv: list[str]) -> 
     if name not in known:
         print(f"entropyctl {stage}: there is no method '{name}'; known: {', '.join(known)}", file=sys.stderr)
         return 2
-    function = registry.load_function(kind, name)
-    return commands.run(f"{stage} {name}", _command(name, function, body), argv[1:])
+    return commands.run(f"{stage} {name}", _command(kind, name, body), argv[1:])
 
 
 def _help(stage: str, kind: str, body: Callable[..., object]) -> str:
@@ -50,24 +51,79 @@ def _help(stage: str, kind: str, body: Callable[..., object]) -> str:
     return "\n".join(lines)
 
 
-def _command(name: str, function: Method, body: Callable[..., object]) -> Callable[..., object]:
-    own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.kind is p.KEYWORD_ONLY]
+class Interface(NamedTuple):
+    """What a method's command is made of: its docstring, and its keyword-only parameters."""
+
+    doc: str
+    keywords: list[inspect.Parameter]
+
+
+def interface(kind: str, name: str) -> Interface:
+    """A method's interface, read from its source where that is ours, so that help and a wrong flag import no numpy."""
+    path = registry.source_file(kind, name)
+    found = None if path is None else _of_source(path)
+    return found or of_function(registry.load_function(kind, name))
+
+
+def of_function(function: Method) -> Interface:
+    """The interface of an imported function."""
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    return Interface(inspect.getdoc(function) or "", [p for p in parameters if p.kind is p.KEYWORD_ONLY])
+
+
+def _of_source(path: Path) -> Interface | None:
+    """The interface as it is written; None where a type or a default is more than a literal, which takes an import."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    node = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == path.stem), None)
+    if node is None:
+        return None
+    keywords = []
+    for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
+        try:
+            value = inspect.Parameter.empty if default is None else ast.literal_eval(default)
+            kind = _type(argument.annotation)
+        except ValueError:
+            return None
+        keywords.append(inspect.Parameter(argument.arg, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=kind))
+    return Interface(ast.get_docstring(node) or "", keywords)
+
+
+def _type(node: ast.expr | None) -> Any:
+    """The type that an annotation names: float, int, bool, str, a Literal, None, or a union of such.
+
+    Raises:
+        ValueError: it is another.
+    """
+    match node:
+        case ast.Name(id="float" | "int" | "bool" | "str" as name):
+            return {"float": float, "int": int, "bool": bool, "str": str}[name]
+        case ast.Constant(value=None):
+            return None
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return Union[_type(left), _type(right)]  # noqa: UP007, for a None on the left
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=values):
+            return Literal[ast.literal_eval(values)]
+    raise ValueError("no simple type")
+
+
+def _command(kind: str, name: str, body: Callable[..., object]) -> Callable[..., object]:
+    doc, own = interface(kind, name)
     shared = [
         p
         for p in inspect.signature(body, eval_str=True).parameters.values()
         if p.name not in ("method", "function", "params")
     ]
-    described = parameter_docs(inspect.getdoc(function) or "")
+    described = parameter_docs(doc)
 
     def command(**options: Any) -> object:
         params = {p.name: options.pop(p.name) for p in own}
-        return body(method=name, function=function, params=params, **options)
+        return body(method=name, function=registry.load_function(kind, name), params=params, **options)
 
     flags = [p.replace(annotation=_flag(p, described.get(p.name, ""))) for p in own]
     inputs = [p for p in shared if p.name == "inputs"]
     rest = [p for p in shared if p.name != "inputs"]
     command.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in [*inputs, *flags, *rest]])  # type: ignore[attr-defined]
-    command.__doc__ = inspect.getdoc(function)
+    command.__doc__ = doc
     return command
 
 

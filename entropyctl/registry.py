@@ -11,9 +11,11 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from entropyctl.errors import UsageError
@@ -60,6 +62,45 @@ def summary(kind: str, name: str) -> str:
         return f"(from {_entry_points(kind)[name].value.split(':')[0]})"
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+
+def source_file(kind: str, name: str) -> Path | None:
+    """The file of a built-in name; None for one of another package."""
+    return _files(kind).get(name)
+
+
+class _Room(ModuleType):
+    """A package whose methods stand in it as functions.
+
+    Importing a method's file makes Python set the package's attribute to that module, in whatever order things are
+    imported; the function takes its place.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and not name.startswith("_"):
+            value = getattr(value, name, value)
+        super().__setattr__(name, value)
+
+
+def open_room(package: str, parts: dict[str, str]) -> tuple[Callable[[str], Any], list[str]]:
+    """`__getattr__` and `__all__` of a package of methods, each imported when it is first asked for.
+
+    Args:
+        package: the package's `__name__`.
+        parts: its other public names, and the modules in it that hold them.
+    """
+    room = sys.modules[package]
+    room.__class__ = _Room
+    methods = {path.stem: path.stem for path in _files(package.rpartition(".")[2]).values()}
+
+    def getter(name: str) -> Any:
+        if name not in methods and name not in parts:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        found = getattr(importlib.import_module(f"{package}.{(parts | methods)[name]}"), name)
+        setattr(room, name, found)
+        return found
+
+    return getter, [*parts, *methods]
 
 
 def load_module(kind: str, name: str) -> Any:

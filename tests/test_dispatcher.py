@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from entropyctl import registry
+from entropyctl.methods import interface, of_function
 from entropyctl.table import read
 from entropyctl.version import __version__
 
@@ -26,18 +27,19 @@ STAGES = registry.names("stages")
 METHODS = {"mask": "masks", "advantage": "advantages"}
 
 
-def imported_by(*args: str, cwd: Path = ROOT) -> set[str]:
-    """Top-level modules in memory after a command has run."""
+def imported_by(*args: str, cwd: Path = ROOT, code: int = 0) -> set[str]:
+    """Top-level modules in memory after a command has run, and ended with `code`."""
     script = (
         "import sys, json, contextlib, io\n"
         "from entropyctl.cli import main\n"
         "with contextlib.redirect_stdout(io.StringIO()):\n"
-        "    try: main(sys.argv[1:])\n"
-        "    except SystemExit as ended: assert ended.code == 0, ended.code\n"
+        "    try: ended = main(sys.argv[2:])\n"
+        "    except SystemExit as ending: ended = ending.code\n"
+        "assert (ended or 0) == int(sys.argv[1]), ended\n"
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, *args],
+        [sys.executable, "-c", script, str(code), *args],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -57,6 +59,44 @@ def test_the_root_imports_the_standard_library_alone(args: tuple[str, ...]) -> N
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_help_of_a_stage_imports_typer_alone(stage: str) -> None:
     assert not imported_by(stage, "--help") & (HEAVY - {"typer", "click"})
+
+
+BUILT_IN = [(stage, name) for stage, kind in METHODS.items() for name in registry.names(kind)]
+
+
+@pytest.mark.parametrize(("stage", "name"), BUILT_IN)
+def test_the_help_of_a_method_imports_typer_alone(stage: str, name: str) -> None:
+    heavy = HEAVY - {"typer", "click"}
+    assert not imported_by(stage, name, "--help") & heavy
+    assert not imported_by(stage, name, "--nosuch", code=2) & heavy
+
+
+def test_a_wrong_value_imports_typer_alone() -> None:
+    assert not imported_by("mask", "clip-v", "--mu", "x", code=2) & (HEAVY - {"typer", "click"})
+
+
+@pytest.mark.parametrize(("stage", "name"), BUILT_IN)
+def test_flags_read_from_the_source_are_those_of_the_function(stage: str, name: str) -> None:
+    kind = METHODS[stage]
+    assert interface(kind, name) == of_function(registry.load_function(kind, name))
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "from entropyctl.masks import clip_v; clip_v.__code__",
+        "import entropyctl.masks.clip_v; from entropyctl.masks import clip_v; clip_v.__code__",
+        "from entropyctl.masks import clip_v; import entropyctl.masks.clip_v; entropyctl.masks.clip_v.__code__",
+        "from entropyctl.masks import apply_mask, clip_v; import entropyctl.masks.clip_v as again; again.__code__",
+        "from entropyctl.registry import load_function as load; load('masks', 'clip-v').__code__",
+        "from entropyctl.advantages import *; grpo.__code__, apply_advantage.__code__",
+        "from entropyctl.masks import *; clip_v.__code__, Compiled._fields, MaskSummary.add",
+        "import entropyctl.advantages.grpo; from entropyctl.advantages import grpo, AdvantageSummary; grpo.__code__",
+    ],
+)
+def test_a_method_is_its_function_in_every_order_of_imports(script: str) -> None:
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("args", [("mask", "none"), ("advantage", "grpo")])

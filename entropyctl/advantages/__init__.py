@@ -8,13 +8,15 @@ estimator's own. One that reads per-row columns alone returns one number per row
 on the rows of a table.
 """
 
-from importlib import import_module
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from entropyctl.advantages._apply import AdvantageSummary, apply_advantage, informative_groups
+from entropyctl.registry import open_room
 
-__all__ = ["AdvantageSummary", "apply_advantage", "informative_groups"]
+if TYPE_CHECKING:
+    from entropyctl.advantages._apply import AdvantageSummary as AdvantageSummary
+    from entropyctl.advantages._apply import apply_advantage as apply_advantage
+    from entropyctl.advantages._apply import informative_groups as informative_groups
 
-for _path in sorted(Path(__file__).parent.glob("[!_]*.py")):
-    globals()[_path.stem] = getattr(import_module(f"{__name__}.{_path.stem}"), _path.stem)
-    __all__ += [_path.stem]
+__getattr__, __all__ = open_room(
+    __name__, dict.fromkeys(("AdvantageSummary", "apply_advantage", "informative_groups"), "_apply")
+)

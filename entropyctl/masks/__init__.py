@@ -7,15 +7,15 @@ Positional parameters are flat columns `[N]`; keyword parameters are the method'
 on the rows of a table.
 """
 
-from importlib import import_module
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from entropyctl.masks._apply import MaskSummary, apply_mask
-from entropyctl.masks._compiled import Compiled
+from entropyctl.registry import open_room
 
-__all__ = ["Compiled", "MaskSummary", "apply_mask"]
+if TYPE_CHECKING:
+    from entropyctl.masks._apply import MaskSummary as MaskSummary
+    from entropyctl.masks._apply import apply_mask as apply_mask
+    from entropyctl.masks._compiled import Compiled as Compiled
 
-# A method's function stands here under its file's name, so that a new file is all it takes.
-for _path in sorted(Path(__file__).parent.glob("[!_]*.py")):
-    globals()[_path.stem] = getattr(import_module(f"{__name__}.{_path.stem}"), _path.stem)
-    __all__ += [_path.stem]
+# A method's function stands here under its file's name, so that a new file is all it takes. Nothing is imported
+# before it is asked for: a method's help must not wait for numpy.
+__getattr__, __all__ = open_room(__name__, {"Compiled": "_compiled", "MaskSummary": "_apply", "apply_mask": "_apply"})

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 
 import pyarrow as pa
 
-from entropyctl.engines import Sampling, rollout_step
+from entropyctl.engines import Sampling, rollout_context, rollout_step
 from entropyctl.engines.transformers import transformers
 from entropyctl.policy import Policy
-from entropyctl.policy.scorer import open_scorer
-from entropyctl.prompts import load_prompts
+from entropyctl.policy.scorer import open_scorer, scoring_context
+from entropyctl.prompts import Problem
 from entropyctl.rewards import Grader, grade_rows
+from entropyctl.table.header import Context
 
 
 def sample_and_score(
     policy: Policy,
-    prompts: str,
+    problems: Sequence[Problem],
     reward: str,
     sampling: Sampling,
     *,
     n: int,
     seed: int = 0,
     chat: bool = True,
-    columns: Mapping[str, str] | None = None,
     timeout: float = 5.0,
     workers: int | None = None,
     batch_rows: int = 64,
@@ -31,19 +31,18 @@ def sample_and_score(
     dtype: str = "float32",
     device: str = "auto",
     quiet: bool = True,
-    announce: Callable[[str], None] = lambda text: None,
+    name: str = "the problems",
 ) -> pa.Table:
     """Sample n responses to every problem, grade them, and compute their token statistics.
 
     Args:
         policy: samples and scores.
-        prompts: where the problems come from, as for `load_prompts`.
+        problems: each once, as from `load_prompts`.
         reward: the grader, as for `Grader`.
         sampling: how tokens are drawn.
         n: responses to each problem.
         seed: of the sampling.
         chat: apply the tokenizer's chat template to plain prompts.
-        columns: which input column is the prompt, the answer, ...
         timeout: seconds that grading one response may take.
         workers: grading processes.
         batch_rows: responses that are sampled side by side.
@@ -51,12 +50,11 @@ def sample_and_score(
         dtype: number type of the weights.
         device: where to compute.
         quiet: show no progress.
-        announce: told what the problems were taken for.
+        name: of the problems, for messages.
 
     Returns:
-        One step (number 0) of a scored table: what `rollout | score` would write.
+        One step (number 0) of a scored table: what `rollout | score` would write, with the context of `chain_context`.
     """
-    problems = load_prompts(prompts, columns=dict(columns or {}), announce=announce)
     with Grader(reward, timeout=timeout, workers=workers) as grader:
         engine = transformers(policy, dtype=dtype, device=device, batch_rows=batch_rows)
         sample, tokenizer = engine.sample, engine.tokenizer
@@ -64,7 +62,7 @@ def sample_and_score(
         rows = rollout_step(
             problems, sample, tokenizer, sampling, step=0, n=n, seed=seed, policy_version=version, chat=chat
         )
-        rows = grade_rows(rows, grader, prompts)
+        rows = grade_rows(rows, grader, name)
     scorer = open_scorer(
         policy,
         sampling.temperature,
@@ -75,3 +73,9 @@ def sample_and_score(
         model=engine.model,
     )
     return scorer.score(rows)
+
+
+def chain_context(policy: Policy, sampling: Sampling, dtype: str) -> Context:
+    """What `rollout | score` would say of the rows that `sample_and_score` returns."""
+    sampled = rollout_context(policy, sampling)
+    return {**sampled, **scoring_context(sampled, policy, dtype)}

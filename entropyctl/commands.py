@@ -52,7 +52,9 @@ Policy = Annotated[
 ]
 Dtype = Annotated[str, typer.Option(metavar="float32|bfloat16", help="Number type of the weights while computing.")]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where the model computes.")]
-TokenBudget = Annotated[int, typer.Option(metavar="N", help="Most tokens, padding included, in one forward pass.")]
+TokenBudget = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Most tokens, padding included, in one forward pass.")
+]
 
 Prompts = Annotated[
     str | None,
@@ -69,7 +71,7 @@ TopK = Annotated[int, typer.Option(metavar="K", help="Draw from the K most proba
 MaxTokens = Annotated[int, typer.Option(metavar="N", help="Longest response.")]
 Stop = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End a response at this text; may be repeated.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Of the order of the prompts and of the sampling.")]
-BatchRows = Annotated[int, typer.Option(metavar="N", help="Responses that are sampled side by side.")]
+BatchRows = Annotated[int, typer.Option(min=1, metavar="N", help="Responses that are sampled side by side.")]
 Reward = Annotated[
     str | None, typer.Option(metavar="NAME", help="Grader: exact, math, gym, python:MODULE:FUNCTION or none.")
 ]

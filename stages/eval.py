@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from entropyctl.engines import Sampling
+    from entropyctl.policy import Policy
+    from entropyctl.prompts import Problem
 
 Ks = Annotated[
     list[str] | None,
@@ -21,7 +23,9 @@ Ks = Annotated[
 EvalOutput = Annotated[
     str | None, typer.Option("-o", "--output", metavar="FILE", help="Also write the counts by problem, as Parquet.")
 ]
-Samples = Annotated[int, typer.Option("--n", "-n", metavar="N", help="With --policy: responses to each problem.")]
+Samples = Annotated[
+    int, typer.Option("--n", "-n", min=1, metavar="N", help="With --policy: responses to each problem.")
+]
 Keep = Annotated[
     str | None, typer.Option("--tee", metavar="FILE", help="With --policy: keep the scored responses in this file.")
 ]
@@ -72,10 +76,11 @@ def evaluate(
     Responses that could not be graded (unparsable, timeout, error) count as not correct.
     """
     params = dict(locals())
-    from entropyctl.engines import Sampling
+    from contextlib import ExitStack
+
     from entropyctl.errors import ThresholdCrossed, UsageError
     from entropyctl.laws import evaluate as ev
-    from entropyctl.table import new_record, write
+    from entropyctl.table import new_record, read, write
 
     ks = chosen_ks(k)
     if policy is not None and inputs:
@@ -83,15 +88,25 @@ def evaluate(
     if policy is not None and max(ks, default=1) > n:
         raise UsageError(f"-k {max(ks)}: pass@k needs k <= n, and --n is {n}; choose a smaller k or sample more")
     record = new_record("eval", params)
-    if policy is None:
-        evals, origin = _of_files(inputs or ["-"], tuple(allow_mismatch or ()))
-    else:
-        sampling = Sampling(temperature, top_p, top_k, max_tokens, tuple(stop or ()))
-        evals, origin = _of_policy(policy, sampling, params, record)
-    summary = ev.summarise(evals, ks)
-    if output:
-        with write(output, "evals", record, **origin) as sink:
-            sink.put(0, evals)
+    with ExitStack() as stack:
+        if policy is None:
+            source = stack.enter_context(
+                read(inputs or ["-"], columns=ev.COLUMNS, needs=ev.NEEDS, allow_mismatch=tuple(allow_mismatch or ()))
+            )
+            origin: dict[str, Any] = {"source": source}
+        else:
+            found, problems, origin = _task(policy, params)
+            record["policy"] = found.digest
+        # Outputs are opened first: a place that cannot be written is known before anything is sampled.
+        sink = stack.enter_context(write(output, "evals", record, **origin)) if output else None
+        if policy is None:
+            evals = ev.evaluate((step.rows for step in source), source.path)
+        else:
+            scored = _sampled(found, problems, params, record, origin)
+            evals = ev.evaluate([scored], str(prompts))
+        summary = ev.summarise(evals, ks)
+        if sink is not None:
+            sink.put(0, evals, rows_read=sum(evals["n"].to_pylist()))
             sink.summarise(**summary)
     _report(summary, bool(ks), json, quiet, stdout_is_data=output == "-")
     average = summary["pooled"]["avg@n"]["mean"]
@@ -99,45 +114,52 @@ def evaluate(
         raise ThresholdCrossed(f"avg@n is {average:.4f}, below --fail-under {fail_under:g}")
 
 
-def _of_files(inputs: list[str], allow: tuple[str, ...]) -> tuple[pa.Table, dict[str, Any]]:
-    """The evaluation of scored files, and what its own file says of where it came from."""
-    from entropyctl.laws import evaluate as ev
-    from entropyctl.table import read
-
-    with read(inputs, columns=ev.COLUMNS, needs=ev.NEEDS, allow_mismatch=allow) as source:
-        evals = ev.evaluate((step.rows for step in source), source.path)
-    responses = int(sum(evals["n"].to_pylist()))
-    return evals, {"context": source.context, "inputs": source.origins(responses), "chain": source.chain}
-
-
-def _of_policy(
-    policy: str, sampling: Sampling, params: dict[str, Any], record: dict[str, Any]
-) -> tuple[pa.Table, dict[str, Any]]:
-    """The same of responses that are sampled and scored here; `params` are the command's options."""
-    from entropyctl.chain import sample_and_score
-    from entropyctl.laws import evaluate as ev
+def _task(policy: str, params: dict[str, Any]) -> tuple[Policy, list[Problem], dict[str, Any]]:
+    """The policy, the problems, and what a file made from them says of its origin; `params` are the options."""
+    from entropyctl.chain import chain_context
     from entropyctl.policy import find_policy
-    from entropyctl.table import notice, write
+    from entropyctl.prompts import load_prompts, prompts_digest
+    from entropyctl.table import notice
 
     found = find_policy(policy)
-    prompts = commands.required("--prompts", params["prompts"])
-    reward = commands.required("--reward", params["reward"])
-    scored = sample_and_score(
+    path = commands.required("--prompts", params["prompts"])
+    commands.required("--reward", params["reward"])
+    announce = (lambda text: None) if params["quiet"] else notice
+    problems = load_prompts(path, columns=commands.pairs("--column", params["column"]), announce=announce)
+    return (
         found,
-        prompts,
-        reward,
-        sampling,
-        announce=(lambda text: None) if params["quiet"] else notice,
-        columns=commands.pairs("--column", params["column"]),
-        **{name: params[name] for name in CHAIN},
+        problems,
+        {
+            "context": chain_context(found, _sampling(params), params["dtype"]),
+            "inputs": [{"path": path, "digest": prompts_digest(problems)}],
+        },
     )
-    record["policy"] = found.digest
-    context = {"sampling": sampling.context(), "policies": {str(found.version): found.digest}}
-    origin: dict[str, Any] = {"context": context, "inputs": [{"path": prompts}]}
-    if params["tee"]:
-        with write(params["tee"], "scored", record, **origin) as kept:
+
+
+def _sampled(
+    policy: Policy, problems: list[Problem], params: dict[str, Any], record: dict[str, Any], origin: dict[str, Any]
+) -> pa.Table:
+    """Responses to the problems, graded and scored; kept in the file of --tee."""
+    from contextlib import nullcontext
+
+    from entropyctl.chain import sample_and_score
+    from entropyctl.table import again, write
+
+    with write(params["tee"], "scored", again(record), **origin) if params["tee"] else nullcontext() as kept:
+        options = {name: params[name] for name in CHAIN}
+        scored = sample_and_score(
+            policy, problems, params["reward"], _sampling(params), name=params["prompts"], **options
+        )
+        if kept is not None:
             kept.put(0, scored)
-    return ev.evaluate([scored], prompts), origin
+    return scored
+
+
+def _sampling(params: dict[str, Any]) -> Sampling:
+    from entropyctl.engines import Sampling
+
+    drawn = {name: params[name] for name in ("temperature", "top_p", "top_k", "max_tokens")}
+    return Sampling(**drawn, stop=tuple(params["stop"] or ()))
 
 
 # Options that go to the chain as they are.

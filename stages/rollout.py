@@ -20,9 +20,9 @@ def rollout(
     prompts: commands.Prompts = None,
     output: Output = None,
     tee: Tee = None,
-    n: Annotated[int, typer.Option("--n", "-n", metavar="N", help="Responses to each prompt.")] = 8,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, metavar="N", help="Responses to each prompt.")] = 8,
     step: Annotated[int, typer.Option(metavar="K", help="Number of the first training step.")] = 1,
-    steps: Annotated[int, typer.Option(metavar="N", help="How many steps to sample.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="How many steps to sample.")] = 1,
     prompts_per_step: Annotated[
         int | None,
         typer.Option(
@@ -56,9 +56,9 @@ def rollout(
     `save_to_disk` wrote), or are generated: `gym:NAME?key=value` (reasoning-gym; `shots=4` makes few-shot prompts).
     """
     params = dict(locals())
-    from entropyctl.engines import Sampling, rollout_step
+    from entropyctl.engines import Sampling, rollout_context, rollout_step
     from entropyctl.policy import find_policy
-    from entropyctl.prompts import load_prompts, step_prompts
+    from entropyctl.prompts import load_prompts, prompts_digest, step_prompts
     from entropyctl.registry import load_function
     from entropyctl.reporting import report
     from entropyctl.table import new_record, notice, write
@@ -73,13 +73,10 @@ def rollout(
     if sampling.truncates:
         announce("rollout: top-k and top-p leave tokens out, so log-probabilities will not match those of `score`")
     record = new_record("rollout", params, policy=found.digest, seed=seed)
-    context = {
-        "sampling": sampling.context(),
-        "tokenizer": found.tokenizer_digest,
-        "policies": {str(found.version): found.digest},
-    }
+    context = rollout_context(found, sampling)
+    inputs = [{"path": source, "digest": prompts_digest(problems)}]
     totals = {"rows": 0, "tokens": 0, "truncated": 0}
-    with write(output, "rollouts", record, context=context, tee=tee, inputs=[{"path": source}]) as sink:
+    with write(output, "rollouts", record, context=context, tee=tee, inputs=inputs) as sink:
         ready = make_engine(found, dtype=dtype, device=device, batch_rows=batch_rows)
         for k, part in enumerate(chosen, start=step):
             rows = rollout_step(

@@ -75,7 +75,7 @@ def score(
             passes.append(scorer.score)
             made += COLUMNS
             record["policy"] = found.digest
-            context = scoring_context(source, found, dtype)
+            context = scoring_context(source.context, found, dtype)
         only = made if only_new else None
         sink = stack.enter_context(write(output, "scored", record, source, context=context, only=only, tee=tee))
         for step in source:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from entropyctl.table import read
+from entropyctl.policy import find_policy
+from entropyctl.prompts import load_prompts, prompts_digest
 from entropyctl.table.rows import read_rows
 
 from .conftest import Cli
@@ -37,14 +38,43 @@ def test_the_chain_equals_the_three_commands(
     )
     assert chain.code == 0, chain
     rolled = cli("rollout", "--policy", policy_root, *task, *OPTIONS, "-n", 4, "--step", 0)
-    scored = cli("score", "--policy", policy_root, *REWARD, stdin=rolled.out)
+    scored = cli("score", "--policy", policy_root, *REWARD, "--tee", "scored.parquet", stdin=rolled.out)
     apart = cli("eval", "-k", "1,4", "--json", "-o", "apart.parquet", stdin=scored.out)
     assert apart.code == 0, (rolled, scored, apart)
     assert json.loads(chain.text) == json.loads(apart.text)
     assert read_rows(str(tmp_path / "evals.parquet")).rows.equals(read_rows(str(tmp_path / "apart.parquet")).rows)
-    with read([str(tmp_path / "kept.parquet")]) as source:
-        assert source.context["sampling"]["temperature"] == 0.9
-        assert next(iter(source)).rows.num_rows == 12
+    kept, by_two = (read_rows(str(tmp_path / name)) for name in ("kept.parquet", "scored.parquet"))
+    assert kept.rows.select(by_two.rows.column_names).equals(by_two.rows)
+    digest = find_policy(str(policy_root)).digest
+    assert kept.header.context == by_two.header.context
+    assert kept.header.context["scoring"] == {"policies": {"0": digest}, "dtype": "float32"}
+    assert kept.header.context["tokenizer"] == find_policy(str(policy_root)).tokenizer_digest
+    evals, apart_evals = (read_rows(str(tmp_path / name)).header for name in ("evals.parquet", "apart.parquet"))
+    assert evals.context == apart_evals.context
+    # One run made two files: a record for each, which says whose problems these were.
+    [record], [of_kept] = evals.chain, kept.header.chain
+    assert record["id"] != of_kept["id"] and record["policy"] == of_kept["policy"] == digest
+    problems = prompts_digest(load_prompts(str(tmp_path / "prompts.jsonl"), announce=str))
+    assert record["inputs"] == of_kept["inputs"] == [{"path": "prompts.jsonl", "digest": problems}]
+    assert apart_evals.chain[0]["inputs"] == [{"path": "prompts.jsonl", "digest": problems}]
+
+
+@pytest.mark.parametrize("flag", ["-o", "--tee"])
+def test_an_output_that_cannot_be_written_is_known_before_anything_is_sampled(
+    cli: Cli, policy_root: Path, task: tuple[str, ...], tmp_path: Path, flag: str
+) -> None:
+    # A grader that cannot be imported is noticed at the start of sampling: the output's fault comes before it.
+    ran = cli(
+        *("eval", "-q", "--policy", policy_root, *task, "--reward", "python:nowhere:score"),
+        *(flag, tmp_path / "no" / "e.parquet"),
+    )
+    assert ran.code == 6 and "e.parquet: cannot be written" in ran.line, ran
+
+
+@pytest.mark.parametrize("option", ["-n", "--batch-rows", "--token-budget"])
+def test_nothing_is_not_a_number_of_responses(cli: Cli, policy_root: Path, task: tuple[str, ...], option: str) -> None:
+    ran = cli("eval", "--policy", policy_root, *task, *REWARD, option, 0)
+    assert ran.code == 2 and option in ran.line and "x>=1" in ran.line, ran
 
 
 def test_k_above_n_is_refused_before_anything_is_sampled(cli: Cli, policy_root: Path, task: tuple[str, ...]) -> None:

@@ -15,7 +15,7 @@ from entropyctl.engines.transformers import draw, sampler
 from entropyctl.errors import EngineError, InputError, UsageError
 from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_model, load_tokenizer
-from entropyctl.prompts import Problem
+from entropyctl.prompts import Problem, load_prompts, prompts_digest
 from entropyctl.table import read
 
 from .conftest import Cli
@@ -196,6 +196,8 @@ def test_the_command_writes_the_contract(cli: Cli, tiny_policy: Path, prompts: P
         assert source.table == "rollouts"
         assert source.context["sampling"] == {"temperature": 0.8, "top_p": 1.0, "top_k": 0, "logprob_kind": "processed"}
         assert list(source.context["policies"]) == ["0"]
+        problems = load_prompts(str(prompts), announce=str)
+        assert source.chain[0]["inputs"] == [{"path": str(prompts), "digest": prompts_digest(problems)}]
     assert [s.number for s in steps] == [1, 2]
     first, second = (set(s.rows["prompt_id"].to_pylist()) for s in steps)
     assert len(first) == 3 and first.isdisjoint(second)  # an epoch meets every prompt once
@@ -231,4 +233,7 @@ def test_faults_are_one_line(cli: Cli, tiny_policy: Path, prompts: Path, tmp_pat
         "warp",
     )
     fails(2, "--dtype: there is no 'float8'", "--policy", tiny_policy, "--prompts", prompts, "--dtype", "float8")
+    for option in ("--n", "--steps", "--batch-rows"):
+        fails(2, "is not in the range x>=1", "--policy", tiny_policy, "--prompts", prompts, option, "0")
+    fails(2, "-1 is not in the range x>=1", "--policy", tiny_policy, "--prompts", prompts, "--n", "-1")
     fails(3, "no such file", "--policy", tiny_policy, "--prompts", "none.jsonl")

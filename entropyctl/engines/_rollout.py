@@ -11,8 +11,10 @@ import pyarrow as pa
 
 from entropyctl.engines._sampling import Request, Response, Sampler, Sampling, uniforms
 from entropyctl.errors import InputError
+from entropyctl.policy import Policy
 from entropyctl.prompts import Problem
 from entropyctl.table.columns import list_column
+from entropyctl.table.header import Context
 from entropyctl.table.types import list_of
 
 
@@ -41,6 +43,15 @@ def encode_prompt(problem: Problem, tokenizer: Any, *, chat: bool = True) -> lis
     if not ids:
         raise InputError(f"prompt {problem.prompt_id}: has no tokens; give it some text")
     return [int(i) for i in ids]
+
+
+def rollout_context(policy: Policy, sampling: Sampling) -> Context:
+    """What a file of rollouts says of how it was sampled."""
+    return {
+        "sampling": sampling.context(),
+        "tokenizer": policy.tokenizer_digest,
+        "policies": {str(policy.version): policy.digest},
+    }
 
 
 def rollout_step(

@@ -14,6 +14,7 @@ from entropyctl.policy.checkpoint import load_model, parse_device, parse_dtype
 from entropyctl.progress import progress
 from entropyctl.table import Source
 from entropyctl.table.columns import flat_values, row_lengths
+from entropyctl.table.header import Context
 from entropyctl.tokenstats import SplitModel, split_model
 from entropyctl.tokenstats.table import add_statistics
 
@@ -112,7 +113,7 @@ def check_sampler(source: Source, path: str, allow: tuple[str, ...]) -> Policy:
     return policy
 
 
-def scoring_context(source: Source, policy: Policy, dtype: str) -> dict[str, object]:
+def scoring_context(sampled: Context, policy: Policy, dtype: str) -> Context:
     """What a scored file says of its scoring: for each version that sampled, the digest of the policy that scored."""
-    versions = source.context.get("policies") or {str(policy.version): policy.digest}
+    versions = sampled.get("policies") or {str(policy.version): policy.digest}
     return {"scoring": {"policies": dict.fromkeys(versions, policy.digest), "dtype": dtype}}

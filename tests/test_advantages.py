@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from entropyctl import registry
 from entropyctl.advantages import AdvantageSummary, apply_advantage, grpo, informative_groups
+from entropyctl.errors import UsageError
 from entropyctl.methods import parameter_docs
 from entropyctl.table import read
 
@@ -140,6 +142,16 @@ def test_every_keyword_of_an_estimator_matters(name: str, keyword: str) -> None:
     assert any(not np.allclose(run(name, data), run(name, data, **{keyword: value})) for value in values)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize(
+    ("name", "keyword"),
+    [(n, k) for n in NAMES for k, p in keywords(n).items() if p.annotation in (float, float | None)],
+)
+def test_a_bad_number_is_named_by_its_flag(name: str, keyword: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"^--{keyword.replace('_', '-')} {value:g}: must "):
+        run(name, columns(), **{keyword: value})
+
+
 # On the rows of a table.
 
 
@@ -195,6 +207,22 @@ def test_the_first_informative_groups_are_kept(cli: Cli, tmp_path: Path) -> None
         step = next(iter(source))
         assert step.rows["prompt_id"].to_pylist() == ["p1", "p1", "p2", "p2"]
         assert (source.chain[-1]["rows_in"], source.chain[-1]["rows"]) == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--keep-groups", "0"), "'--keep-groups': 0 is not in the range x>=1"),
+        (("--keep-groups", "-3"), "'--keep-groups': -3 is not in the range x>=1"),
+        (("--eps", "nan"), "--eps nan: must be a finite number"),
+    ],
+)
+def test_a_bad_value_on_the_command_line_is_a_usage_error(
+    cli: Cli, scored: Path, flags: tuple[str, str], words: str
+) -> None:
+    ran = cli("advantage", "grpo", "scored.parquet", *flags, "-o", "out.parquet")
+    assert (ran.code, words in ran.line) == (2, True), ran
+    assert not (scored.parent / "out.parquet").exists()
 
 
 def test_a_step_without_an_informative_group_is_empty(cli: Cli, tmp_path: Path) -> None:

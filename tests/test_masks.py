@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -232,6 +233,22 @@ def test_every_keyword_of_a_mask_matters(name: str, keyword: str) -> None:
             if not same(plain, run(name, data, **dict(settings), **{keyword: value})):
                 return
     pytest.fail(f"--{keyword} of {name} changes nothing")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize(
+    ("name", "keyword"),
+    [(n, k) for n in NAMES for k, p in keywords(n).items() if p.annotation in (float, float | None)],
+)
+def test_a_bad_number_is_named_by_its_flag(name: str, keyword: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"^--{keyword.replace('_', '-')} {value:g}: must "):
+        run(name, columns(), **{keyword: value})
+
+
+@pytest.mark.parametrize("value", [-0.001, 1.001])
+def test_the_cap_is_a_fraction(value: float) -> None:
+    with pytest.raises(UsageError, match=f"--max-frac {value}: must lie in"):
+        run("clip-v", columns(), max_frac=value)
 
 
 # What each does, in small numbers.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from entropyctl.advantages._groups import Array, group_moments
+from entropyctl.errors import UsageError
 
 
 def grpo(reward: Array, group: Array, *, std: bool = True, eps: float = 1e-6) -> Array:
@@ -27,7 +30,12 @@ def grpo(reward: Array, group: Array, *, std: bool = True, eps: float = 1e-6) ->
 
     Returns:
         `[B]` A, float64.
+
+    Raises:
+        UsageError: eps is negative or not finite.
     """
+    if not 0 <= eps < math.inf:
+        raise UsageError(f"--eps {eps:g}: must be a finite number, 0 or above")
     reward_B = np.asarray(reward, np.float64)
     moments = group_moments(reward_B, group)
     alone_B = moments.count_B == 1

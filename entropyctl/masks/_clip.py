@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from entropyctl.errors import UsageError
 from entropyctl.masks._compiled import Array
 
 # Below this deviation the authors' code clips nothing: all tokens are alike.
@@ -19,7 +22,13 @@ def outliers(centred_N: Array, sigma: float, mu_low: float, mu_high: float, side
         mu_low: width of the band below zero, in deviations.
         mu_high: width above zero.
         sides: "low", "high" or "both": which bound is tested.
+
+    Raises:
+        UsageError: a width is negative or not finite.
     """
+    for flag, width in (("--mu", mu_low), ("--mu-high", mu_high)):
+        if not 0 <= width < math.inf:
+            raise UsageError(f"{flag} {width:g}: must be a finite number, 0 or above")
     outside_N = np.zeros(len(centred_N), bool)
     if sigma < SMALLEST_DEVIATION:
         return outside_N

@@ -43,6 +43,9 @@ def clip_b(
         sides: which side is tested; default low (trinity) or both (paper).
         apply_to: which sign of A is tested; default negative (trinity) or both (paper).
         variant: the authors' code or the paper's text.
+
+    Raises:
+        UsageError: a width is negative or not finite.
     """
     score_N = np.asarray(s_star, np.float64)
     valid_N = np.asarray(loss_mask, bool)

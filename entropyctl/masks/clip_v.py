@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from entropyctl.errors import UsageError
 from entropyctl.masks._clip import outliers
 from entropyctl.masks._compiled import Array, Compiled, removed
 
@@ -47,6 +48,9 @@ def clip_v(
         apply_to: which sign of A is tested; default negative (trinity, with A = 0 too) or both (paper).
         max_frac: most tokens that may be dropped, as a fraction; at least one; default 1e-4 (trinity) or 1 (paper).
         variant: the authors' code or the paper's text.
+
+    Raises:
+        UsageError: a width is negative or not finite, or max_frac outside [0, 1].
     """
     centred_N = np.asarray(s_star, np.float64) - np.asarray(expected_s, np.float64)
     valid_N = np.asarray(loss_mask, bool)
@@ -55,6 +59,8 @@ def clip_v(
     apply_to = apply_to or ("negative" if variant == "trinity" else "both")
     if max_frac is None:
         max_frac = 1e-4 if variant == "trinity" else 1.0
+    if not 0 <= max_frac <= 1:
+        raise UsageError(f"--max-frac {max_frac:g}: must lie in [0, 1]")
     drop_N = valid_N & outliers(centred_N, sigma, mu, mu if mu_high is None else mu_high, sides)
     sign_N = np.sign(advantages)
     if apply_to != "both":

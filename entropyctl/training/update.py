@@ -16,10 +16,11 @@ from entropyctl.policy.checkpoint import load_model, parse_device
 from entropyctl.policy.publish import load_trainer_state
 from entropyctl.policy.publish import publish as publish_version
 from entropyctl.progress import progress
-from entropyctl.table import Sink, Source, new_record, notice, write
+from entropyctl.table import Sink, Source, notice, write
 from entropyctl.table.atomic import make_directory
 from entropyctl.table.columns import column_from, row_lengths, row_values
 from entropyctl.table.header import Record
+from entropyctl.table.provenance import again
 from entropyctl.table.schema import load_schema
 from entropyctl.tokenstats import SplitModel, split_model
 from entropyctl.training.batch import mini_batches, read_batch
@@ -163,5 +164,5 @@ def publish_next(trainer: Trainer) -> None:
 def metrics_file(directory: str, step: int, policy: Policy, record: Record, source: Source) -> Sink:
     """The metrics of a step, a file of its own, so that a directory of them is the history of a run."""
     make_directory(directory)
-    own = {**record, "id": new_record("update", {})["id"], "policy": policy.digest}
+    own = again(record, policy=policy.digest)
     return write(f"{directory}/step-{step:06d}.parquet", "metrics", own, source)

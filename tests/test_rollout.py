@@ -237,3 +237,21 @@ def test_faults_are_one_line(cli: Cli, tiny_policy: Path, prompts: Path, tmp_pat
         fails(2, "is not in the range x>=1", "--policy", tiny_policy, "--prompts", prompts, option, "0")
     fails(2, "-1 is not in the range x>=1", "--policy", tiny_policy, "--prompts", prompts, "--n", "-1")
     fails(3, "no such file", "--policy", tiny_policy, "--prompts", "none.jsonl")
+
+
+def test_a_prompt_without_room_for_its_response_is_refused_before_anything_is_sampled(
+    cli: Cli, tiny_policy: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "p.jsonl").write_text(
+        json.dumps({"question": "7?", "answer": "7"})
+        + "\n"
+        + json.dumps({"question": "x" * 500, "answer": "7", "prompt_id": "long"})
+    )
+    ran = cli("rollout", "-q", "--policy", tiny_policy, "--prompts", "p.jsonl", "--max-tokens", 13, "-o", "r.parquet")
+    assert ran.code == 2, ran
+    assert "prompt long: 500 tokens and --max-tokens 13 are more than the 512 positions of the model" in ran.line
+    fits = cli(
+        *("rollout", "-q", "--policy", tiny_policy, "--prompts", "p.jsonl", "--max-tokens", 12, "-n", 1),
+        *("-o", "r.parquet"),
+    )
+    assert fits.code == 0, fits

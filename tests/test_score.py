@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -144,3 +146,24 @@ def test_rows_of_two_policies_are_not_scored_as_if_by_one(cli: Cli, policy_root:
     write_scored(tmp_path / "mixed.parquet", context={k: v for k, v in context.items() if k != "tokenizer"})
     ran = cli("score", "mixed.parquet", "--policy", policy_root, "-o", "s.parquet")
     assert ran.code == 5 and "version 1 (another)" in ran.line, ran
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt_tokens": [[5], []]}, "has no prompt_tokens"),
+        ({"prompt_tokens": [[5], [257]]}, "has the token 257 in prompt_tokens, but the model knows 0 to 256"),
+        ({"tokens": [[5], [5, -1]]}, "has the token -1 in tokens, but the model knows 0 to 256"),
+        ({"tokens": [[5], [5] * 512]}, "has 513 tokens, more than the 512 positions"),
+    ],
+)
+def test_rows_that_are_no_text_of_the_model_are_named(
+    cli: Cli, policy_root: Path, tmp_path: Path, change: dict, message: str
+) -> None:
+    columns = {"prompt_tokens": [[5], [5]], "tokens": [[5], [5]]} | change
+    lists = {name: pa.array(values, pa.list_(pa.int32())) for name, values in columns.items()}
+    keys = {"step": [1, 1], "prompt_id": ["a", "b"], "sample": pa.array([0, 0], pa.int32())}
+    pq.write_table(pa.table(keys | lists), tmp_path / "foreign.parquet")
+    ran = cli("score", "foreign.parquet", "--policy", policy_root, "-o", "s.parquet")
+    assert ran.code == 3, ran
+    assert f"row step 1, prompt b, sample 0: {message}" in ran.err.strip().splitlines()[-1], ran

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from entropyctl.engines._sampling import Engine, Request, Response, Sampler, Sampling
 from entropyctl.engines._stopping import StopStrings
-from entropyctl.errors import EngineError
+from entropyctl.errors import EngineError, UsageError
 from entropyctl.policy import Policy
 from entropyctl.policy.checkpoint import end_tokens, load_model, load_tokenizer, parse_device, parse_dtype
 
@@ -48,11 +48,15 @@ def sampler(model: Any, tokenizer: Any, batch_rows: int) -> Sampler:
         batch_rows: responses that are sampled side by side.
 
     Returns:
-        A function of requests and sampling parameters that answers in the order of the requests.
+        A function of requests and sampling parameters that answers in the order of the requests. It raises a
+        UsageError, before anything is sampled, for a prompt that leaves no room for its response.
     """
     ends = end_tokens(model, tokenizer)
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     def sample(requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+        if positions is not None:
+            _check_room(requests, sampling.max_tokens, positions)
         # Prompts of similar length together: little padding, and samples of a prompt share its prefill.
         order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_tokens), requests[i].prompt_id))
         answers: dict[int, Response] = {}
@@ -63,6 +67,15 @@ def sampler(model: Any, tokenizer: Any, batch_rows: int) -> Sampler:
         return [answers[i] for i in range(len(requests))]
 
     return sample
+
+
+def _check_room(requests: Sequence[Request], max_tokens: int, positions: int) -> None:
+    longest = max(requests, key=lambda r: len(r.prompt_tokens), default=None)
+    if longest is not None and len(longest.prompt_tokens) + max_tokens > positions:
+        raise UsageError(
+            f"prompt {longest.prompt_id}: {len(longest.prompt_tokens)} tokens and --max-tokens {max_tokens} are more "
+            f"than the {positions} positions of the model; lower --max-tokens, or shorten or leave out the prompt"
+        )
 
 
 class _Batch:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
-from entropyctl.errors import EngineError
-from entropyctl.table.columns import list_column, row_lengths, with_column
+from entropyctl.errors import EngineError, InputError
+from entropyctl.table.columns import flat_values, list_column, row_lengths, row_of_token, with_column
+from entropyctl.table.conform import row_name
 from entropyctl.tokenstats.blocks import BlockStatistics
 from entropyctl.tokenstats.forward import score_sequences
 from entropyctl.tokenstats.split import SplitModel
@@ -34,8 +37,10 @@ def add_statistics(
         advance: told the response tokens done.
 
     Raises:
+        InputError: a row is no text of this model.
         EngineError: the model computed NaN.
     """
+    _check_rows(rows, split.model)
     sequences = list(zip(rows["prompt_tokens"].to_pylist(), rows["tokens"].to_pylist(), strict=True))
     stats = score_sequences(split, sequences, temperature=temperature, token_budget=token_budget, advance=advance)
     lengths_B = row_lengths(rows["tokens"])
@@ -44,3 +49,29 @@ def add_statistics(
             raise EngineError(f"the model computed {name} that are not numbers; check the checkpoint, or use float32")
         rows = with_column(rows, name, list_column(values_N.numpy(), lengths_B, pa.float32()))
     return rows
+
+
+def _check_rows(rows: pa.Table, model: Any) -> None:
+    """Refuse what the model would meet with an index error: rows that another program made, or another model."""
+    prompts_B, responses_B = row_lengths(rows["prompt_tokens"]), row_lengths(rows["tokens"])
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or np.inf
+    if (empty_B := (prompts_B == 0) & (responses_B > 0)).any():
+        raise InputError(
+            f"row {row_name(rows, int(empty_B.argmax()))}: has no prompt_tokens, so nothing predicts its first token; "
+            "give it a prompt (a token that begins a text will do), or leave it out"
+        )
+    if (long_B := prompts_B + responses_B > positions).any():
+        i = int(long_B.argmax())
+        raise InputError(
+            f"row {row_name(rows, i)}: has {prompts_B[i] + responses_B[i]} tokens, more than the {positions} positions "
+            "of the model; give the policy that sampled it, or leave the row out"
+        )
+    for name, lengths_B in (("prompt_tokens", prompts_B), ("tokens", responses_B)):
+        ids_N = flat_values(rows[name])
+        if (unknown_N := (ids_N < 0) | (ids_N >= vocabulary)).any():
+            n = int(unknown_N.argmax())
+            raise InputError(
+                f"row {row_name(rows, int(row_of_token(lengths_B)[n]))}: has the token {ids_N[n]} in {name}, but the "
+                f"model knows 0 to {vocabulary - 1}; give the policy that sampled it"
+            )

@@ -98,7 +98,18 @@ def test_steps_of_one_policy_version_are_one_evaluation_and_versions_are_apart()
     ]
     summary = summarise(evals)
     assert [(g["policy_version"], g["n"]) for g in summary["by_policy"]] == [(0, 8), (1, 16)]
-    assert summary["pooled"]["problems"] == 4
+
+
+def test_several_versions_are_no_more_problems_and_pooled_means_have_no_interval() -> None:
+    one, two = (summarise(evaluate(steps)) for steps in ([graded(0)], [graded(0), graded(1)]))
+    assert two["pooled"]["problems"] == 2 and two["pooled"]["responses"] == 32
+    nothing = {"low": None, "high": None}
+    assert two["pooled"]["avg@n"] == {"mean": 0.3125} | nothing
+    assert two["pooled"]["maj@n"] == {"mean": 0.25} | nothing
+    assert two["pooled"]["pass@k"]["1"] == {"mean": 0.3125} | nothing
+    # By version nothing is lost.
+    assert two["by_policy"][1] == one["by_policy"][0] | {"policy_version": 1}
+    assert one["by_policy"][0]["avg@n"]["low"] == 0.0
 
 
 def test_data_sources_are_reported_apart() -> None:

@@ -131,6 +131,10 @@ def summarise(evals: pa.Table, ks: Sequence[int] | None = None, confidence: floa
     from the same source would give. They say nothing of the noise of sampling where all problems agree. In maj@n
     a problem in which no answer was read counts as 0. Entropy is the mean over tokens.
 
+    Versions of a policy are asked the same problems, so their counts are no independent draws of problems. With
+    several versions the pooled means weigh every problem of every version the same and have no interval; `problems`
+    counts each problem once.
+
     Args:
         evals: what `evaluate` returned.
         ks: which k to report; by default every k from 1 to the smallest n of the group.
@@ -148,7 +152,7 @@ def summarise(evals: pa.Table, ks: Sequence[int] | None = None, confidence: floa
     by_source = {(v, s): [r for r in by_policy[v] if r["data_source"] == s] for v in versions for s in sources}
     return {
         "confidence": confidence,
-        "pooled": _group(rows, ks, confidence),
+        "pooled": _group(rows, ks, confidence if len(versions) == 1 else None),
         "by_policy": [{"policy_version": v, **_group(r, ks, confidence)} for v, r in by_policy.items()],
         "by_data_source": [
             {"policy_version": v, "data_source": s, **_group(r, ks, confidence)} for (v, s), r in by_source.items() if r
@@ -166,7 +170,7 @@ def _check_ks(rows: list[Row], ks: Sequence[int]) -> None:
             )
 
 
-def _group(rows: list[Row], ks: Sequence[int] | None, confidence: float) -> dict[str, Any]:
+def _group(rows: list[Row], ks: Sequence[int] | None, confidence: float | None) -> dict[str, Any]:
     n_P, c_P = np.array([r["n"] for r in rows]), np.array([r["c"] for r in rows])
     responses = int(n_P.sum())
     curve_PK = pass_curve(n_P, c_P, max(ks or [int(n_P.min())]))
@@ -175,7 +179,7 @@ def _group(rows: list[Row], ks: Sequence[int] | None, confidence: float) -> dict
     weight = sum(r["tokens"] for r in measured)
     truncated = [r["truncated"] for r in rows if r["truncated"] is not None]
     return {
-        "problems": len(rows),
+        "problems": len({r["prompt_id"] for r in rows}),
         "responses": responses,
         "n": int(n_P.min()),
         "pass@k": {
@@ -192,8 +196,10 @@ def _group(rows: list[Row], ks: Sequence[int] | None, confidence: float) -> dict
     }
 
 
-def _interval(values_P: np.ndarray, confidence: float) -> dict[str, float | None]:
-    """Mean and interval over problems; an interval that leaves 0 to 1 is cut there."""
+def _interval(values_P: np.ndarray, confidence: float | None) -> dict[str, float | None]:
+    """Mean and interval over problems, none without a confidence; an interval that leaves 0 to 1 is cut there."""
+    if confidence is None:
+        return {"mean": float(values_P.mean()), "low": None, "high": None}
     mean, low, high = mean_interval(values_P, confidence)
     if low is None or high is None:
         return {"mean": mean, "low": None, "high": None}

@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from entropyctl.errors import EntropyctlError, InputError, UsageError, one_line
+from entropyctl.reporting import mute
 
 # Flags that stages share, declared once.
 Inputs = Annotated[
@@ -140,8 +141,8 @@ def run(stage: str, function: Callable[..., object], argv: list[str]) -> int:
 
 
 def _reader_has_enough() -> int:
-    # Whatever Python still wants to flush at exit must not raise again.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    # What was read is what this process was for: a table that is streamed, help, a view. A report is none (`report`).
+    mute(sys.stdout)
     return 0
 
 

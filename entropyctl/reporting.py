@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 
 def report(stage: str, summary: dict[str, Any], *, as_json: bool, quiet: bool, stdout_is_data: bool) -> None:
-    """Print a stage's summary.
+    """Print a stage's summary, at once. A reader that has gone misses it; the work that it tells of goes on.
 
     Args:
         stage: who speaks.
@@ -19,12 +20,26 @@ def report(stage: str, summary: dict[str, Any], *, as_json: bool, quiet: bool, s
     """
     stream = sys.stderr if stdout_is_data else sys.stdout
     if as_json:
-        print(json.dumps(summary), file=stream)
+        _say(json.dumps(summary), stream)
     elif not quiet:
         text = ", ".join(
             f"{name} {_short(value)}" for name, value in summary.items() if not isinstance(value, dict | list)
         )
-        print(f"entropyctl {stage}: {text}", file=sys.stderr)
+        _say(f"entropyctl {stage}: {text}", sys.stderr)
+
+
+def _say(text: str, stream: TextIO) -> None:
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        mute(stream)
+
+
+def mute(stream: TextIO) -> None:
+    """Lead a stream whose reader has gone nowhere, so that what Python still holds for it raises no more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _short(value: Any) -> str:

@@ -454,6 +454,26 @@ def test_a_reader_that_has_enough_is_no_fault(wide: Path, tmp_path: Path) -> Non
     assert left(tmp_path) == {"wide.parquet", "some"}
 
 
+TRAINING = """
+import sys
+from entropyctl import commands
+from entropyctl.reporting import report
+def train():
+    for step in range(20000):  # more than a pipe holds
+        report("update", {"step": step}, as_json=sys.argv[1] == "json", quiet=False, stdout_is_data=False)
+    open("trained", "w").close()
+sys.exit(commands.run("update", train, []))
+"""
+
+
+@pytest.mark.parametrize("pipe", ["json | head -c 10", "text 2>&1 | head -c 10"])
+def test_work_goes_on_when_nobody_reads_its_reports(tmp_path: Path, pipe: str) -> None:
+    (tmp_path / "training.py").write_text(TRAINING)
+    ran = shell(f'{sys.executable} training.py {pipe}; echo " ${{PIPESTATUS[@]}}"', tmp_path)
+    assert (ran.stdout[10:], ran.stderr) == (" 0 0\n", ""), ran
+    assert (tmp_path / "trained").exists()
+
+
 def test_help_into_a_closed_pipe_is_no_fault(tmp_path: Path) -> None:
     for command in ("entropyctl --help", "entropyctl mask --help", "entropyctl mask clip-v --help"):
         ran = shell(f'{command} | true; echo "${{PIPESTATUS[@]}}"', tmp_path)

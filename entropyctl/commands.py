@@ -40,7 +40,8 @@ AllowMismatch = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FIELD",
-        help="Accept inputs that disagree on this field (sampling.temperature, ...); may be repeated, and is recorded.",
+        help="Accept inputs that disagree on this field or group of fields (sampling.temperature, policies, ...); "
+        "may be repeated, and is recorded.",
     ),
 ]
 Json = Annotated[

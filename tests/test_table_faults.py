@@ -359,6 +359,22 @@ def test_files_of_different_policies(cli: Cli, scored: Path, tmp_path: Path, cha
             sink.put(step.number, step.rows)
     ran = cli("mask", "none", "scored.parquet", "o.parquet", "-o", "out.parquet")
     assert (ran.code, f"o.parquet: {field} is other" in ran.line) == (5, True), ran
+    for allowed in {field, field.partition(".")[0]}:  # the field itself, or the group that it is in
+        ran = cli("mask", "none", "scored.parquet", "o.parquet", "-o", "out.parquet", "--allow-mismatch", allowed)
+        assert ran.code == 0, ran
+
+
+@pytest.mark.parametrize("field", ["sampling.temp", "polices", "policies.1", "sampling.", ""])
+def test_a_field_that_no_input_has_cannot_be_allowed_to_differ(cli: Cli, scored: Path, field: str) -> None:
+    ran = cli("mask", "none", "scored.parquet", "-o", "out.parquet", "--allow-mismatch", field)
+    assert ran.code == 2, ran
+    assert f"--allow-mismatch {field}: no input has this field; known: policies.0, sampling.logprob_kind, " in ran.line
+    assert left(scored.parent) == {"scored.parquet"}
+
+
+@pytest.mark.parametrize("field", ["policies", "tokenizer", "scoring.policies", "sampling"])
+def test_what_a_stage_holds_against_its_policy_may_always_be_allowed(cli: Cli, scored: Path, field: str) -> None:
+    assert cli("mask", "none", "scored.parquet", "-o", "out.parquet", "--allow-mismatch", field).code == 0
 
 
 # What the command line gets wrong.

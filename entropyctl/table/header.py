@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
-from entropyctl.errors import InputError, MismatchError
+from entropyctl.errors import InputError, MismatchError, UsageError
 from entropyctl.table.digest import table_digest
 from entropyctl.table.schema import check_version, load_schema
 from entropyctl.table.types import describe
@@ -145,7 +145,7 @@ def merge_contexts(
 
     Args:
         named: (file, context) for each input.
-        allow: names of fields that may differ, for example `sampling.temperature`.
+        allow: names of fields, or of groups of fields, that may differ: `sampling.temperature`, `policies`.
         hint: the remedy in the message.
         allowed: receives each difference that was allowed, for the record of provenance.
 
@@ -160,7 +160,7 @@ def merge_contexts(
             if keys not in origin:
                 origin[keys] = (value, path)
                 _put(merged, keys, value)
-            elif origin[keys][0] != value and name not in allow:
+            elif origin[keys][0] != value and not _covered(name, allow):
                 raise MismatchError(
                     f"{path}: {name} is {value}, but {origin[keys][1]} has {origin[keys][0]}; "
                     f"{hint}, or allow it with --allow-mismatch {name}"
@@ -168,6 +168,28 @@ def merge_contexts(
             elif origin[keys][0] != value and allowed is not None:
                 allowed.append({"field": name, "used": origin[keys][0], "path": path, "value": value})
     return merged
+
+
+# Fields that a stage holds against the policy it is given; that an input lacks them makes them no wrong names.
+HELD_AGAINST_THE_POLICY = ("policies", "tokenizer", "scoring.policies")
+
+
+def check_allowed(allow: tuple[str, ...], contexts: list[Context]) -> None:
+    """Stop where a difference is allowed in a field that cannot differ, because no input has it.
+
+    Raises:
+        UsageError: names the fields that there are.
+    """
+    known = {".".join(keys) for context in contexts for keys, _ in _leaves(context)}
+    for name in allow:
+        if name not in HELD_AGAINST_THE_POLICY and not any(_covered(field_name, (name,)) for field_name in known):
+            fields = ", ".join(sorted(known)) or "none"
+            raise UsageError(f"--allow-mismatch {name}: no input has this field; known: {fields}")
+
+
+def _covered(name: str, fields: tuple[str, ...]) -> bool:
+    """Whether a field is one of `fields`, or in one of them: `policies.0` is in `policies`."""
+    return any(name == one or name.startswith(f"{one}.") for one in fields)
 
 
 def _put(context: Context, keys: tuple[str, ...], value: Any) -> None:

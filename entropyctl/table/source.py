@@ -17,7 +17,7 @@ import pyarrow as pa
 from entropyctl.errors import InputError, UsageError, one_line
 from entropyctl.table.arrow_file import ArrowFile
 from entropyctl.table.conform import check_keys, check_lengths, check_names, check_nulls_in_lists, check_values, conform
-from entropyctl.table.header import Header, Record, merge_contexts
+from entropyctl.table.header import Header, Record, check_allowed, merge_contexts
 from entropyctl.table.overlay import Overlay, check_related
 from entropyctl.table.parquet_source import MOST_OPEN_FILES, GroupedFile, ParquetSource, open_parquet
 from entropyctl.table.paths import ARROW_FILE_MAGIC, PARQUET_MAGIC, STREAM_MAGIC, expand, is_remote, open_input
@@ -140,13 +140,14 @@ class Source:
                 over the first by key.
             columns: the columns to read, beside the key; None reads all.
             needs: columns that must be there.
-            allow_mismatch: fields of the context on which the inputs may disagree.
+            allow_mismatch: fields of the context, or groups of them, on which the inputs may disagree.
             stdin: the stream that "-" means; the process's standard input by default.
 
         Raises:
             InputError: an input is missing, damaged, or lacks a column.
             MismatchError: the inputs do not belong together.
             StreamEndedEarly: the stream is empty.
+            UsageError: there is no input, or none has a field of `allow_mismatch`.
         """
         if list(paths).count("-") > 1:
             raise UsageError("only one input can be standard input; write the other to a file")
@@ -160,6 +161,7 @@ class Source:
         check_related([(i.path, i.header) for i in self.inputs])
         named = [(i.path, i.header.context) for i in self.inputs]
         self.context = merge_contexts(named, allow_mismatch, allowed=self.mismatches)
+        check_allowed(allow_mismatch, [context for _, context in named])
         self._needs = tuple(needs)
         self._owner = self._owners()
         check_needs(self.path, list(self._owner), needs)

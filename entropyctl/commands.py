@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from entropyctl.errors import EntropyctlError, InputError, UsageError, one_line
+from entropyctl.errors import EntropyctlError, InputError, ResourceError, UsageError, one_line
 from entropyctl.reporting import mute
 
 # Flags that stages share, declared once.
@@ -173,6 +173,8 @@ def pairs(flag: str, values: list[str] | None) -> dict[str, str]:
 def _report(stage: str, error: Exception, debug: bool) -> int:
     if debug:
         traceback.print_exc()
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
+        error = ResourceError("out of memory; lower --token-budget or the batch, or use a smaller step")
     if isinstance(error, EntropyctlError):
         message, code = str(error), error.exit_code
     elif hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a usage error of typer's
@@ -182,8 +184,6 @@ def _report(stage: str, error: Exception, debug: bool) -> int:
     elif isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         message = f"needs {error.name}, which is not installed; run pip install 'entropyctl[{EXTRAS[error.name]}]'"
         code = 2
-    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        message, code = "out of memory; lower --token-budget or the batch, or use a smaller step", 7
     else:
         message = f"internal error: {type(error).__name__}: {error}; run again with --debug and report it"
         code = 1

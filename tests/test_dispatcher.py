@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from entropyctl import registry
+from entropyctl import commands, registry
 from entropyctl.methods import interface, of_function
 from entropyctl.table import read
 from entropyctl.version import __version__
@@ -355,3 +355,13 @@ def test_the_summary_as_one_object(cli: Cli, scored: Path) -> None:
     ran = cli("advantage", "grpo", "scored.parquet", "--json")
     assert json.loads(ran.err)["rows"] == 24  # stdout is data
     assert cli("advantage", "grpo", "scored.parquet", "-q", "-o", "adv.parquet").err == ""
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch names its own."""
+
+
+@pytest.mark.parametrize("fault", [MemoryError(), OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")])
+def test_out_of_memory_is_a_limit_and_no_bug(fault: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands._report("score", fault, debug=False) == 7
+    assert capsys.readouterr().err.startswith("entropyctl score: out of memory; lower --token-budget")

@@ -98,11 +98,6 @@ class AtomicFile:
             self.abort()
             raise cannot_write(self.path, error) from None
 
-    def commit(self) -> None:
-        """Settle and publish."""
-        self.settle()
-        self.publish()
-
     def abort(self) -> None:
         """Throw the bytes away; whatever stood under the final name stays."""
         with suppress(OSError):  # a full disk says so again when the last buffer is flushed

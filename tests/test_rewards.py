@@ -210,7 +210,20 @@ def test_scorers_that_evaluate_answers_take_solutions_and_run_no_code(gymnast, s
 # --- nothing that a model wrote is evaluated -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["1 + 2*3", "-x**2", "Integer (2 )*Symbol ('x' )", "[[0, 1], [1, 0]]", "sin(x)", "f"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1 + 2*3",
+        "-x**2",
+        "Integer (2 )*Symbol ('x' )",
+        "[[0, 1], [1, 0]]",
+        "sin(x)",
+        "f",
+        "['a b', '-']",
+        "Float ('2.5e-3')*Rational('1/2')",
+        "Function ('f')(x)",
+    ],
+)
 def test_arithmetic(text):
     assert is_arithmetic(text)
 
@@ -228,6 +241,10 @@ def test_arithmetic(text):
         "[x for x in y]",
         "x := 1",
         "1;2",
+        "Function('(lambda *a: print(1))')(x)",
+        "Symbol('x y')",
+        "sqrt(b'x')",
+        "['a b'] * x",
         "(",
         "1" * 10_001,
     ],
@@ -248,6 +265,42 @@ def test_the_block_stops_eval_exec_and_programs_and_ends():
     with nothing_evaluated():
         assert eval("2 + 3") == 5
     assert eval("'a'.upper()") == "A"
+
+
+def test_the_block_takes_no_name_for_a_file_and_changes_no_file(tmp_path):
+    import ctypes
+    import os
+
+    kept = tmp_path / "kept"
+    kept.write_text("kept")
+    attacks = [
+        lambda: compile("import os", "<lambdifygenerated-1>", "exec"),
+        lambda: compile("import os", str(kept), "exec"),
+        lambda: compile("import os", str(tmp_path / "no.py"), "exec"),
+        lambda: kept.open("w"),
+        lambda: kept.open("a"),
+        lambda: os.open(tmp_path / "new", os.O_CREAT),
+        lambda: os.remove(kept),
+        lambda: os.rename(kept, tmp_path / "moved"),
+        lambda: os.truncate(kept, 0),
+        lambda: ctypes.CDLL("libc.so.6"),
+        lambda: ctypes.CDLL(None).system,
+    ]
+    for attack in attacks:
+        with pytest.raises(Refused), nothing_evaluated():
+            attack()
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"] and kept.read_text() == "kept"
+
+
+def test_in_the_block_modules_may_still_be_imported_and_files_read(tmp_path, monkeypatch):
+    (tmp_path / "imported_late.py").write_text("import dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    written = sys.dont_write_bytecode
+    with nothing_evaluated():
+        import imported_late
+
+        assert imported_late.A(7).x == 7 and (tmp_path / "imported_late.py").read_text()
+    assert sys.dont_write_bytecode == written
 
 
 # --- python: -------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Imports typer and nothing heavier; a stage's function imports what it needs when
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import signal
@@ -16,7 +17,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from entropyctl.errors import EntropyctlError, InputError, ResourceError, UsageError, one_line
+from entropyctl.errors import EntropyctlError, InputError, OutputError, ResourceError, UsageError, one_line
+from entropyctl.registry import names
 from entropyctl.reporting import mute
 
 # Flags that stages share, declared once.
@@ -82,7 +84,7 @@ GraderTimeout = Annotated[
 ]
 Workers = Annotated[int | None, typer.Option(metavar="N", help="Grading processes; one per core when not given.")]
 
-EPILOG = "An option that is not given is read from ENTROPYCTL_STAGE_OPTION, then from --config (or ENTROPYCTL_CONFIG)."
+EPILOG = "An option that is not given is read from {prefix}_OPTION, then from --config (or ENTROPYCTL_CONFIG)."
 
 # Which extra brings a package that the core does without.
 EXTRAS = {
@@ -114,8 +116,8 @@ def run(stage: str, function: Callable[..., object], argv: list[str]) -> int:
     _share_the_cores()
     debug = "--debug" in argv
     try:
-        command = typer.main.get_command(_app(function))
         prefix = f"ENTROPYCTL_{stage}".upper().replace("-", "_").replace(" ", "_").replace("+", "P")
+        command = typer.main.get_command(_app(function, EPILOG.format(prefix=prefix)))
         defaults = _defaults(stage, argv, {p.name for p in command.params if p.name})
         result = command.main(
             args=argv,
@@ -175,6 +177,8 @@ def _report(stage: str, error: Exception, debug: bool) -> int:
         traceback.print_exc()
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
         error = ResourceError("out of memory; lower --token-budget or the batch, or use a smaller step")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        error = OutputError("standard output: the disk is full; free some space")
     if isinstance(error, EntropyctlError):
         message, code = str(error), error.exit_code
     elif hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a usage error of typer's
@@ -200,9 +204,9 @@ def _usage_message(error: Any) -> str:
     return message
 
 
-def _app(function: Callable[..., object]) -> typer.Typer:
+def _app(function: Callable[..., object], epilog: str) -> typer.Typer:
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command(help=as_help(inspect.getdoc(function) or ""), epilog=EPILOG)(_with_common_flags(function))
+    app.command(help=as_help(inspect.getdoc(function) or ""), epilog=epilog)(_with_common_flags(function))
     return app
 
 
@@ -251,6 +255,9 @@ def _defaults(stage: str, argv: list[str], known: set[str]) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check --config") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: is not TOML ({error}); mend it") from None
+    stages = names("stages")
+    if odd := next((n for n, value in tables.items() if isinstance(value, dict) and n not in stages), None):
+        raise UsageError(f"{path}: [{odd}] is no stage; known: {', '.join(stages)}")
     *parents, own = stage.split()
     table, shared = tables, dict[str, Any]()
     for name in parents:
@@ -258,8 +265,8 @@ def _defaults(stage: str, argv: list[str], known: set[str]) -> dict[str, Any]:
         shared |= {k: v for k, v in _options(table).items() if k in known}
     options = _options(_table(table, own, path))
     if unknown := sorted(options.keys() - known):
-        names = ", ".join(sorted(known - {"config", "debug"}))
-        raise UsageError(f"{path}: [{'.'.join(stage.split())}] has no option '{unknown[0]}'; known: {names}")
+        options_known = ", ".join(sorted(known - {"config", "debug"}))
+        raise UsageError(f"{path}: [{'.'.join(stage.split())}] has no option '{unknown[0]}'; known: {options_known}")
     return shared | options
 
 

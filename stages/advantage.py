@@ -15,7 +15,7 @@ KeepGroups = Annotated[
     typer.Option(
         metavar="N",
         min=1,
-        help="Keep the first N informative groups of each step (outcomes not all the same) and drop the rest.",
+        help="Keep the first N informative groups of each step (some correct, some not) and drop the rest.",
     ),
 ]
 

@@ -38,12 +38,15 @@ def score(
     H = -sum_v p_v log p_v        S* = p_k (H + log p_k)        E[S] = H sum p^2 + sum p^2 log p
 
     Either may be left out: `score --policy` on graded rows keeps their grades.
+
+    `--reward python:MODULE:FUNCTION` calls FUNCTION(data_source, solution_str, ground_truth, extra_info), as verl
+    does; it returns a number (correct where above 0) or a dict with "score" and perhaps "acc" and "pred".
     """
     params = dict(locals())
     from contextlib import ExitStack
     from functools import reduce
 
-    from entropyctl.errors import UsageError, one_line
+    from entropyctl.errors import EngineError, UsageError, one_line
     from entropyctl.reporting import report
     from entropyctl.rewards import GRADE_COLUMNS, Grader, GradeSummary, grade_rows
     from entropyctl.table import new_record, notice, read, write
@@ -81,6 +84,8 @@ def score(
         for step in source:
             rows = reduce(lambda rows, one: one(rows), passes, step.rows)
             sink.put(step.number, rows)
+        if grading and sink.rows and grades.outcomes["error"] == sink.rows:
+            raise EngineError(f"--reward {reward}: failed on every response; the first: {grader.first_error}")
         summary = {"rows": sink.rows, **(grades.as_dict() if grading else {}), **(scorer.as_dict() if policy else {})}
         sink.summarise(**summary)
         if grading and grader.first_error and not quiet:

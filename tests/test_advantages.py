@@ -188,10 +188,16 @@ def test_groups_are_told_apart_by_their_outcomes() -> None:
     rewards = [0.7, 0.7000001, 1, 0, 0.5, 0.5, 0, 0]  # shaped: a differs, but says nothing
     outcomes = ["correct", "correct", "correct", "wrong", "wrong", "timeout", "wrong", "wrong"]
     rows = graded(outcomes, rewards, groups)
-    assert informative_groups(rows).tolist() == [False] * 2 + [True] * 4 + [False] * 2
+    assert informative_groups(rows).tolist() == [False] * 2 + [True] * 2 + [False] * 4
     without = rows.drop_columns(["outcome"])
     assert informative_groups(without).tolist() == [True] * 4 + [False] * 4
     assert informative_groups(rows.slice(0, 0)).tolist() == []
+
+
+def test_a_group_without_a_correct_response_teaches_nothing() -> None:
+    """Wrong and unparsable differ as outcomes, and are worth the same."""
+    rows = pa.table({"prompt_id": ["a", "a", "b", "b"], "outcome": ["wrong", "unparsable", "timeout", "correct"]})
+    assert informative_groups(rows).tolist() == [False, False, True, True]
 
 
 def test_the_first_informative_groups_are_kept(cli: Cli, tmp_path: Path) -> None:

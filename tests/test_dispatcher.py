@@ -365,3 +365,21 @@ class OutOfMemoryError(RuntimeError):
 def test_out_of_memory_is_a_limit_and_no_bug(fault: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     assert commands._report("score", fault, debug=False) == 7
     assert capsys.readouterr().err.startswith("entropyctl score: out of memory; lower --token-budget")
+
+
+def test_a_misspelt_stage_in_the_configuration_is_named(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("[rolout]\nn = 2\n")
+    ran = cli("mask", "none", "--config", "c.toml", "x.parquet")
+    assert ran.code == 2 and "[rolout] is no stage; known: advantage" in ran.line, ran
+
+
+def test_the_help_names_its_environment_variables(cli: Cli) -> None:
+    assert "ENTROPYCTL_MASK_CLIP_V_OPTION" in cli("mask", "clip-v", "--help").text
+    assert "ENTROPYCTL_ROLLOUT_OPTION" in cli("rollout", "--help").text
+
+
+def test_printing_to_a_full_disk_ends_with_6(scored: Path, cli: Cli) -> None:
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "entropyctl", "eval", str(scored)]
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, cwd=ROOT, text=True)
+    assert ran.returncode == 6 and "the disk is full" in ran.stderr, ran

@@ -167,3 +167,16 @@ def test_rows_that_are_no_text_of_the_model_are_named(
     ran = cli("score", "foreign.parquet", "--policy", policy_root, "-o", "s.parquet")
     assert ran.code == 3, ran
     assert f"row step 1, prompt b, sample 0: {message}" in ran.err.strip().splitlines()[-1], ran
+
+
+def test_a_grader_that_fails_on_every_response_is_no_result(cli: Cli, rollouts: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(
+        "def score(data_source, solution_str, ground_truth, extra_info):\n    return 1 / 0\n"
+    )
+    (tmp_path / "huge.py").write_text(
+        "def score(data_source, solution_str, ground_truth, extra_info):\n    return 1e60\n"
+    )
+    for module in ("broken", "huge"):
+        ran = cli("score", rollouts, "--reward", f"python:{module}:score", "-o", "s.parquet")
+        assert ran.code == 8 and "failed on every response" in ran.line, ran
+        assert not (tmp_path / "s.parquet").exists()

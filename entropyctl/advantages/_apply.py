@@ -51,16 +51,19 @@ def group_numbers(rows: pa.Table) -> Array:
 
 
 def informative_groups(rows: pa.Table) -> Array:
-    """`[B]` True where the outcomes of the row's group are not all the same.
+    """`[B]` True where some responses of the row's group are correct and some are not (DAPO: 0 < #correct < G).
 
-    Decided by exact equality of the `outcome` column: a deviation of shaped float rewards calls groups
-    informative that are not. Without that column, rewards are compared for equality.
+    Decided by exact equality in the `outcome` column, where wrong, unparsable, timeout and error all mean "not
+    correct": a deviation of shaped float rewards calls groups informative that are not. Without that column,
+    rewards are compared for equality.
     """
     group_B = group_numbers(rows)
-    by = "outcome" if "outcome" in rows.column_names else "reward"
-    codes = rows[by].combine_chunks().dictionary_encode()
-    codes = codes.chunk(0) if isinstance(codes, pa.ChunkedArray) else codes
-    code_B = filled(codes.indices, -1)
+    if "outcome" in rows.column_names:
+        code_B = np.array([outcome == "correct" for outcome in rows["outcome"].to_pylist()], np.int64)
+    else:
+        codes = rows["reward"].combine_chunks().dictionary_encode()
+        codes = codes.chunk(0) if isinstance(codes, pa.ChunkedArray) else codes
+        code_B = filled(codes.indices, -1)
     groups = int(group_B.max()) + 1 if len(group_B) else 0
     first_G = np.zeros(groups, code_B.dtype)
     first_G[group_B[::-1]] = code_B[::-1]

@@ -34,8 +34,9 @@ def clip_v(
 
     Where they differ: the code (variant trinity, the default) tests only the low side, spares A > 0 and tests
     A = 0, caps what it drops at max_frac (1e-4) of the tokens, keeping the worst, and shrinks the loss's
-    denominator. The cap is in no text. The text (variant paper) is two-sided on all tokens without a cap, and
-    here keeps the denominator. The code's constructor says mu = 2.0, its configuration 8.5.
+    denominator. Tokens with A = 0 are dropped beyond the cap: they carry no policy gradient. The cap is in no
+    text. The text (variant paper) is two-sided on all tokens without a cap, and here keeps the denominator.
+    The code's constructor says mu = 2.0, its configuration 8.5.
 
     Args:
         s_star: `[N]` S* of the tokens, nats.

@@ -8,6 +8,9 @@ from typing import Any, Literal, NamedTuple
 Outcome = Literal["correct", "wrong", "unparsable", "timeout", "error"]
 OUTCOMES: tuple[Outcome, ...] = ("correct", "wrong", "unparsable", "timeout", "error")
 
+# The column is float32, where a larger number would become infinite.
+LARGEST = 3.4e38
+
 
 class GradeInput(NamedTuple):
     """One response to be graded.

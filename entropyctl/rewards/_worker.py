@@ -8,7 +8,6 @@ timer does, some time later.
 from __future__ import annotations
 
 import json
-import math
 import resource
 import signal
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 
 from entropyctl.children import take_channel
 from entropyctl.errors import EntropyctlError
-from entropyctl.rewards._grade import OUTCOMES, Grade, shortened
+from entropyctl.rewards._grade import LARGEST, OUTCOMES, Grade, shortened
 from entropyctl.rewards._spec import load
 
 # Address space that grading may take on top of what the imports took.
@@ -65,7 +64,7 @@ def judge(grade: Callable[[Mapping[str, Any]], Grade | None], request: bytes) ->
 
 def _checked(grade: Any) -> Grade:
     reward, outcome, predicted = grade
-    if outcome not in OUTCOMES or not math.isfinite(reward):
+    if outcome not in OUTCOMES or not abs(reward) <= LARGEST:
         raise ValueError(f"a grader gave the reward {reward!r} and the outcome {outcome!r}")
     if predicted is not None:
         predicted = predicted.encode(errors="replace").decode()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import math
 import os
 import sys
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from entropyctl.errors import UsageError
-from entropyctl.rewards._grade import Grade
+from entropyctl.rewards._grade import LARGEST, Grade
 
 
 def python(response: str, answer: str | None, data_source: str | None, extra: dict[str, Any], *, target: str) -> Grade:
@@ -54,7 +53,7 @@ def prepare(target: str) -> None:
 
 def _number(value: Any) -> float:
     number = float(value)
-    if isinstance(value, str) or not math.isfinite(number):
+    if isinstance(value, str) or not abs(number) <= LARGEST:
         raise ValueError(f"a score must be a finite number, not {value!r}")
     return number
 

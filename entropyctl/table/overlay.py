@@ -26,7 +26,8 @@ def check_related(named: Sequence[tuple[str, Header]]) -> None:
         if not related(named[0][1], header):
             raise MismatchError(
                 f"{path}: was not made from the rollouts of {named[0][0]}; "
-                "lay over one another only files of one rollout"
+                "lay over one another only files of one rollout "
+                "(to read files one after another, give a directory or a quoted pattern)"
             )
 
 

@@ -135,9 +135,12 @@ def train_steps(
             continue
         # The file is opened first: a place that cannot be written is known before the work, and before the publishing.
         with metrics_file(metrics, step.number, trainer.policy, record, source) if metrics else nullcontext() as sink:
+            steps_before = trainer.optimizer_steps
             scored_here = trainer.exact and scored_by(source, trainer.policy)
             with progress(f"update step {step.number}", tokens * recipe.epochs, quiet=quiet) as advance:
                 values = update_step(trainer, step.rows, recipe, scored_here=scored_here, advance=advance)
+            if trainer.optimizer_steps == steps_before:
+                notice(f"update: step {step.number}: no token has a gradient; the weights stay as they are")
             values |= {"step": step.number, "policy_version": trainer.policy.version, "published_version": None}
             if publish:
                 publish_next(trainer)

@@ -180,3 +180,18 @@ def test_a_newer_version_is_refused_with_the_remedy(scored: Path) -> None:
     foreign(scored, rows.replace_schema_metadata(metadata | {b"entropyctl.schema": b"scored/9"}))
     [fault] = check(str(scored))
     assert fault.exit_code == 3 and "upgrade entropyctl" in str(fault)
+
+
+def test_the_tables_of_a_step_side_by_side_are_good(cli: Cli, tmp_path: Path) -> None:
+    step = tmp_path / "step-000001"
+    step.mkdir()
+    write_scored(step / "scored.parquet")
+    assert (
+        cli("advantage", "grpo", "--only-new", "-q", step / "scored.parquet", "-o", step / "advantages.parquet").code
+        == 0
+    )
+    ran = cli("check", "--full", step)
+    assert (ran.code, ran.err) == (0, ""), ran
+    cli("advantage", "grpo", "-q", step / "scored.parquet", "-o", step / "more.parquet")
+    ran = cli("check", step)  # two tables of one kind with other columns are no table
+    assert ran.code == 3 and "columns differ" in ran.err, ran

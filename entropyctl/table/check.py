@@ -60,7 +60,7 @@ def _fault(path: str, full: bool) -> EntropyctlError | None:
 
 
 def _fault_between(path: str, files: list[str], full: bool) -> EntropyctlError | None:
-    """What is wrong with files that are good one by one, as the one table that they make together."""
+    """What is wrong with files that are good one by one, as the tables that they make together."""
     opened: list[GroupedFile] = []
     try:
         for file in files:
@@ -68,10 +68,13 @@ def _fault_between(path: str, files: list[str], full: bool) -> EntropyctlError |
                 if raw.read(4) == STREAM_MAGIC:
                     raise InputError(f"{file}: is a stream among files of a table; give streams one by one")
             opened.append(open_parquet(file, keep_open=False))
-        schema = common_schema(opened)
-        if full and set(KEY) <= set(schema.names):
-            for _, rows in ParquetSource(opened, list(KEY)).steps():
-                check_keys(rows, path)
+        # The files of a step lie side by side in a run: rollouts, scored, masked are tables of their own.
+        for table in {file.header.table if file.header else None for file in opened}:
+            parts = [file for file in opened if (file.header.table if file.header else None) == table]
+            schema = common_schema(parts)
+            if full and set(KEY) <= set(schema.names):
+                for _, rows in ParquetSource(parts, list(KEY)).steps():
+                    check_keys(rows, path)
     except EntropyctlError as error:
         return error
     return None

@@ -76,6 +76,7 @@ def evaluate(
     Responses that could not be graded (unparsable, timeout, error) count as not correct.
     """
     params = dict(locals())
+    import os
     from contextlib import ExitStack
 
     from entropyctl.errors import ThresholdCrossed, UsageError
@@ -83,6 +84,11 @@ def evaluate(
     from entropyctl.table import new_record, read, write
 
     ks = chosen_ks(k)
+    for flag, value in (("--prompts", prompts), ("--reward", reward), ("--tee", tee)):
+        if policy is None and value is not None:
+            raise UsageError(f"{flag}: belongs to --policy, which samples first; scored files need none of it")
+    if output is not None and tee is not None and os.path.realpath(output) == os.path.realpath(tee):
+        raise UsageError(f"-o and --tee both name {tee}; give them different files, or leave one out")
     if policy is not None and inputs:
         raise UsageError(f"{inputs[0]}: scored files and --policy exclude each other; give one of them")
     if policy is not None and max(ks, default=1) > n:

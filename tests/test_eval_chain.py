@@ -92,3 +92,14 @@ def test_k_above_n_is_refused_before_anything_is_sampled(cli: Cli, policy_root: 
 def test_what_the_chain_needs(cli: Cli, policy_root: Path, task: tuple[str, ...], words: str, args: list[str]) -> None:
     ran = cli("eval", "--policy", policy_root, *task, *args)
     assert ran.code == 2 and words in ran.line, ran
+
+
+@pytest.mark.parametrize("flag", ["--prompts", "--reward", "--tee"])
+def test_flags_of_the_chain_are_refused_for_scored_files(cli: Cli, scored: Path, flag: str) -> None:
+    ran = cli("eval", scored, flag, "x")
+    assert ran.code == 2 and f"{flag}: belongs to --policy" in ran.line, ran
+
+
+def test_two_outputs_are_two_files(cli: Cli, policy_root: Path, task: tuple[str, ...]) -> None:
+    ran = cli("eval", "--policy", policy_root, *task, *REWARD, "-o", "x.parquet", "--tee", "./x.parquet")
+    assert ran.code == 2 and "-o and --tee both name" in ran.line, ran

@@ -20,6 +20,7 @@ class Compiled(NamedTuple):
     weights: Array | None = None
     kl_coefs: Array | None = None
     loss_mask: Array | None = None
+    state: dict[str, float] | None = None  # what the next step's call is given, by methods that remember
 
 
 def removed(keep_N: Array, loss_mask_N: Array, *, counted: bool) -> Compiled:

@@ -46,6 +46,18 @@ AllowMismatch = Annotated[
         "may be repeated, and is recorded.",
     ),
 ]
+StateFile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="JSON file with what the method remembers after each step; without it, for this run alone. "
+        "Running a step again starts from the state before it.",
+    ),
+]
+History = Annotated[
+    str | None,
+    typer.Option(metavar="METRICS", help="Metrics of earlier steps (`update --metrics`), to calibrate the step size."),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the summary as one JSON object, on stderr when stdout is data.")
 ]

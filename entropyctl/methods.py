@@ -21,6 +21,9 @@ from entropyctl.commands import as_help
 
 Method = Callable[..., Any]
 
+# Flags of a stage that only methods with an input of that name have.
+FROM_OUTSIDE = ("state", "history")
+
 
 def run(stage: str, kind: str, body: Callable[..., object], argv: list[str]) -> int:
     """Run `entropyctl STAGE METHOD ...`.
@@ -46,16 +49,19 @@ def run(stage: str, kind: str, body: Callable[..., object], argv: list[str]) -> 
 def _help(stage: str, kind: str, body: Callable[..., object]) -> str:
     doc = as_help(inspect.getdoc(body) or "").replace("\b\n", "")
     lines = [f"Usage: entropyctl {stage} METHOD [OPTIONS] [INPUT]...", "", doc, "", "Methods:"]
-    lines += [f"  {name:<16} {registry.summary(kind, name)}" for name in registry.names(kind)]
+    names = registry.names(kind)
+    width = max(map(len, names)) + 2
+    lines += [f"  {name:<{width}} {registry.summary(kind, name)}" for name in names]
     lines += ["", f"`entropyctl {stage} METHOD --help` shows a method's formula, source and flags."]
     return "\n".join(lines)
 
 
 class Interface(NamedTuple):
-    """What a method's command is made of: its docstring, and its keyword-only parameters."""
+    """What a method's command is made of: its docstring, its keyword-only parameters, and what it reads."""
 
     doc: str
     keywords: list[inspect.Parameter]
+    inputs: list[str]
 
 
 def interface(kind: str, name: str) -> Interface:
@@ -68,7 +74,8 @@ def interface(kind: str, name: str) -> Interface:
 def of_function(function: Method) -> Interface:
     """The interface of an imported function."""
     parameters = inspect.signature(function, eval_str=True).parameters.values()
-    return Interface(inspect.getdoc(function) or "", [p for p in parameters if p.kind is p.KEYWORD_ONLY])
+    keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return Interface(inspect.getdoc(function) or "", keywords, registry.inputs_of(function))
 
 
 def _of_source(path: Path) -> Interface | None:
@@ -85,7 +92,7 @@ def _of_source(path: Path) -> Interface | None:
         except ValueError:
             return None
         keywords.append(inspect.Parameter(argument.arg, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=kind))
-    return Interface(ast.get_docstring(node) or "", keywords)
+    return Interface(ast.get_docstring(node) or "", keywords, [argument.arg for argument in node.args.args])
 
 
 def _type(node: ast.expr | None) -> Any:
@@ -107,12 +114,10 @@ def _type(node: ast.expr | None) -> Any:
 
 
 def _command(kind: str, name: str, body: Callable[..., object]) -> Callable[..., object]:
-    doc, own = interface(kind, name)
-    shared = [
-        p
-        for p in inspect.signature(body, eval_str=True).parameters.values()
-        if p.name not in ("method", "function", "params")
-    ]
+    doc, own, reads = interface(kind, name)
+    # A method that remembers has a flag for where; one that does not has none that would do nothing.
+    without = {"method", "function", "params", *(set(FROM_OUTSIDE) - set(reads))}
+    shared = [p for p in inspect.signature(body, eval_str=True).parameters.values() if p.name not in without]
     described = parameter_docs(doc)
 
     def command(**options: Any) -> object:

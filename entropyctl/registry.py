@@ -22,8 +22,13 @@ from entropyctl.errors import UsageError
 
 
 def command_name(module_name: str) -> str:
-    """`clip_v` as a user types it: `clip-v`."""
-    return module_name.replace("_", "-")
+    """A module's name as a user types it: `clip-v` for clip_v, `reinforce++` for reinforce_plus_plus, `pass@k` too."""
+    return module_name.replace("_plus_plus", "++").replace("_at_", "@").replace("_", "-")
+
+
+def function_name(name: str) -> str:
+    """The Python name of a method: the inverse of `command_name`."""
+    return name.replace("++", "_plus_plus").replace("@", "_at_").replace("-", "_")
 
 
 @cache
@@ -123,11 +128,11 @@ def load_function(kind: str, name: str) -> Callable[..., Any]:
         raise UsageError(f"there is no '{name}' in {kind}; known: {', '.join(names(kind))}")
     if callable(found):
         return found
-    function = getattr(found, name.replace("-", "_"))
+    function = getattr(found, function_name(name))
     return function
 
 
-def columns_of(function: Callable[..., Any]) -> list[str]:
-    """The columns that a method reads: the names of its positional parameters."""
+def inputs_of(function: Callable[..., Any]) -> list[str]:
+    """What a method reads: the names of its positional parameters."""
     parameters = inspect.signature(function).parameters.values()
     return [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from entropyctl import methods
-from entropyctl.commands import AllowMismatch, Inputs, Json, OnlyNew, Output, Quiet, Tee
+from entropyctl.commands import AllowMismatch, Inputs, Json, OnlyNew, Output, Quiet, StateFile, Tee
 
 KeepGroups = Annotated[
     int | None,
@@ -34,32 +34,39 @@ def advantage(
     tee: Tee = None,
     only_new: OnlyNew = False,
     keep_groups: KeepGroups = None,
+    state: StateFile = None,
     allow_mismatch: AllowMismatch = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Turn rewards into an advantage for every token.
+    """Turn rewards into an advantage for every token, or shape the rewards or advantages that are there.
 
-    A group is the samples of one prompt in one step.
+    A group is the samples of one prompt in one step. Shapings compose by pipe: those of the reward in front of an
+    estimator, those of the advantages after it.
     """
     from entropyctl.advantages import AdvantageSummary, apply_advantage
-    from entropyctl.advantages._apply import keep_first_groups
-    from entropyctl.registry import columns_of
+    from entropyctl.advantages._apply import keep_first_groups, makes
+    from entropyctl.inputs import needs, optional
+    from entropyctl.memory import Memory
+    from entropyctl.registry import inputs_of
     from entropyctl.reporting import report
     from entropyctl.table import new_record, read, write
 
-    needs = [
-        n for n in (*columns_of(function), "loss_mask", "reward", "prompt_id") if n not in ("group", "row_of_token")
-    ]
-    wanted = [*needs, "outcome"] if only_new else None
+    reads = inputs_of(function)
+    needed = [*needs(reads), "loss_mask", "reward", "prompt_id"]
+    wanted = [*needed, *optional(reads), "outcome", "greedy", "token_rewards"] if only_new else None
     record = new_record(f"advantage {method}", {**params, "keep_groups": keep_groups}, narrows=keep_groups is not None)
-    summary = AdvantageSummary()
+    summary, memory = AdvantageSummary(), Memory(state, f"advantage {method}", params)
+    made = makes(function) if only_new else None
     with (
-        read(inputs or ["-"], columns=wanted, needs=needs, allow_mismatch=tuple(allow_mismatch or ())) as source,
-        write(output, "advantaged", record, source, only=("advantages",) if only_new else None, tee=tee) as sink,
+        read(inputs or ["-"], columns=wanted, needs=needed, allow_mismatch=tuple(allow_mismatch or ())) as source,
+        write(output, "advantaged", record, source, only=made, tee=tee) as sink,
     ):
         for step in source:
             rows = step.rows if keep_groups is None else keep_first_groups(step.rows, keep_groups)
-            sink.put(step.number, apply_advantage(rows, function, params, summary), rows_read=step.rows.num_rows)
+            before = {"state": memory.before(step.number)}
+            applied = apply_advantage(rows, function, params, summary, before)
+            sink.put(step.number, applied.rows, rows_read=step.rows.num_rows)
+            memory.remember(step.number, applied.state)
         sink.summarise(**summary.as_dict())
     report(f"advantage {method}", summary.as_dict(), as_json=json, quiet=quiet, stdout_is_data=output in (None, "-"))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from entropyctl import methods
-from entropyctl.commands import AllowMismatch, Inputs, Json, OnlyNew, Output, Quiet, Tee
+from entropyctl.commands import AllowMismatch, History, Inputs, Json, OnlyNew, Output, Quiet, StateFile, Tee
 
 
 def run(argv: list[str]) -> int:
@@ -22,6 +22,8 @@ def mask(
     output: Output = None,
     tee: Tee = None,
     only_new: OnlyNew = False,
+    state: StateFile = None,
+    history: History = None,
     allow_mismatch: AllowMismatch = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -30,22 +32,29 @@ def mask(
 
     Masks compose: a second one multiplies weights, adds penalties and intersects loss masks.
     """
-    from entropyctl.masks import MaskSummary, apply_mask
+    from entropyctl.inputs import needs, optional
+    from entropyctl.masks import MaskSummary, compile_mask, lay_over
     from entropyctl.masks._apply import COLUMNS
-    from entropyctl.registry import columns_of
+    from entropyctl.memory import Memory
+    from entropyctl.metrics import read_history
+    from entropyctl.registry import inputs_of
     from entropyctl.reporting import report
     from entropyctl.table import new_record, read, write
 
-    needs = [*columns_of(function), "loss_mask"]
+    reads = inputs_of(function)
+    needed = [*needs(reads), "loss_mask"]
     # The summary's prediction wants these where they are; a mask that needs no advantages runs without.
-    wanted = [*needs, "advantages", "s_star", "expected_s", "weights", "kl_coefs"] if only_new else None
+    wanted = [*needed, *optional(reads), "advantages", "s_star", "expected_s", *COLUMNS] if only_new else None
     record = new_record(f"mask {method}", params)
-    summary = MaskSummary()
+    summary, memory = MaskSummary(), Memory(state, f"mask {method}", params)
+    given: dict[str, Any] = {"history": read_history(history)} if history else {}
     with (
-        read(inputs or ["-"], columns=wanted, needs=needs, allow_mismatch=tuple(allow_mismatch or ())) as source,
+        read(inputs or ["-"], columns=wanted, needs=needed, allow_mismatch=tuple(allow_mismatch or ())) as source,
         write(output, "masked", record, source, only=COLUMNS if only_new else None, tee=tee) as sink,
     ):
         for step in source:
-            sink.put(step.number, apply_mask(step.rows, function, params, summary))
+            compiled = compile_mask(step.rows, function, params, given | {"state": memory.before(step.number)})
+            sink.put(step.number, lay_over(step.rows, compiled, summary))
+            memory.remember(step.number, compiled.state)
         sink.summarise(**summary.as_dict())
     report(f"mask {method}", summary.as_dict(), as_json=json, quiet=quiet, stdout_is_data=output in (None, "-"))

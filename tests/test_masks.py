@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-import itertools
 import json
-import math
-import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from entropyctl import registry
 from entropyctl.errors import EntropyctlError, UsageError
 from entropyctl.masks import Compiled, MaskSummary, apply_mask, clip_b, clip_v, none, quadrant
-from entropyctl.methods import parameter_docs
 from entropyctl.table import read
 from entropyctl.table.columns import list_column
 
@@ -95,160 +88,6 @@ def test_the_commands_give_the_peers_numbers(cli: Cli, advantaged: Path) -> None
             mask = flat(next(iter(source)).rows["loss_mask"].to_pylist()).astype(bool)
         assert np.array_equal(mask, flat(case["weights"]) == 1), case["params"]
         assert json.loads(ran.text)["masked_fraction"] == pytest.approx((~mask).mean())
-
-
-# One contract for every mask, other packages' included.
-
-NAMES = registry.names("masks")
-COUNT = 1000
-
-
-def columns(seed: int = 0, count: int = COUNT) -> dict[str, np.ndarray]:
-    """Every per-token column, with a few tokens so far out that any clip takes one of them."""
-    rng = np.random.default_rng(seed)
-    logprobs = -rng.exponential(0.5, count)
-    entropies = rng.uniform(0.1, 2.0, count)
-    expected_s = rng.uniform(0, 0.05, count)
-    s_star = expected_s + rng.normal(0, 1e-3, count)
-    out = rng.permutation(count)[: min(12, count)]
-    s_star[out] += np.where(np.arange(len(out)) % 2, 0.4, -0.4) + rng.normal(0, 0.01, len(out))
-    return {
-        "logprobs": logprobs,
-        "entropies": entropies,
-        "s_star": s_star,
-        "expected_s": expected_s,
-        "sum_p2": rng.uniform(0, 1, count),
-        "rollout_logprobs": logprobs + rng.normal(0, 0.01, count),
-        "ref_logprobs": logprobs + rng.normal(0, 0.1, count),
-        "advantages": rng.choice([-1.0, -0.5, 0.5, 1.0, 0.0], count, p=[0.3, 0.3, 0.15, 0.15, 0.1]),
-        "loss_mask": rng.random(count) > 0.05,
-        "row_of_token": np.sort(rng.integers(0, 20, count)),
-    }
-
-
-def run(name: str, data: dict[str, np.ndarray], **params: Any) -> Compiled:
-    function = registry.load_function("masks", name)
-    return function(*(data[column] for column in registry.columns_of(function)), **params)
-
-
-def same(a: Compiled, b: Compiled) -> bool:
-    return all(np.array_equal(x, y) if x is not None and y is not None else x is y for x, y in zip(a, b, strict=True))
-
-
-def keywords(name: str) -> dict[str, inspect.Parameter]:
-    function = registry.load_function("masks", name)
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
-    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_mask_is_documented(name: str) -> None:
-    function: Callable[..., Any] = registry.load_function("masks", name)
-    doc = inspect.getdoc(function) or ""
-    described = parameter_docs(doc)
-    assert set(described) == set(inspect.signature(function).parameters)
-    assert doc.partition("\n")[0] == registry.summary("masks", name).partition(" (")[0].rstrip(".") + "."
-    assert "w_t" in doc or "keep_t" in doc, "the formula"
-    assert name == "none" or re.search(r"arXiv \d{4}\.\d{5}", doc), "the source"
-    for parameter in keywords(name).values():
-        assert parameter.default is not parameter.empty, parameter
-        assert parameter.annotation is not parameter.empty, parameter
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_mask_is_pure(name: str) -> None:
-    data = columns()
-    before = {key: value.copy() for key, value in data.items()}
-    for array in data.values():
-        array.setflags(write=False)
-    first, second = run(name, data), run(name, data)
-    assert same(first, second)
-    assert all(np.array_equal(before[key], data[key]) for key in data)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_mask_does_not_depend_on_the_order_of_rows(name: str) -> None:
-    data = columns()
-    order = np.random.default_rng(1).permutation(COUNT)
-    if "row_of_token" in registry.columns_of(registry.load_function("masks", name)):
-        order = np.concatenate([np.flatnonzero(data["row_of_token"] == row) for row in range(20)[::-1]])
-    found = run(name, {key: value[order] for key, value in data.items()})
-    assert same(found, Compiled(*(None if part is None else part[order] for part in run(name, data))))
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", ["no token", "one token", "nothing counted", "all alike"])
-def test_a_mask_gives_no_nan(name: str, kind: str) -> None:
-    data = columns(count={"no token": 0, "one token": 1}.get(kind, COUNT))
-    if kind == "nothing counted":
-        data["loss_mask"] = np.zeros(COUNT, bool)
-    if kind == "all alike":
-        data |= {
-            key: np.full(COUNT, data[key][0]) for key in ("s_star", "expected_s", "entropies", "logprobs", "advantages")
-        }
-    for part in run(name, data):
-        assert part is None or (len(part) == len(data["loss_mask"]) and np.isfinite(part).all())
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_mask_adds_nobody_to_the_denominator(name: str) -> None:
-    data = columns()
-    compiled = run(name, data)
-    if compiled.loss_mask is not None:
-        assert not (compiled.loss_mask & ~data["loss_mask"]).any()
-
-
-TEXTS = {("quadrant", "keep"): ["pos-high", "neg-low,pos-low", ""]}
-
-
-def alternatives(name: str, parameter: inspect.Parameter) -> Iterator[Any]:
-    """Other values that a keyword may have."""
-    kinds = [k for k in (get_args(parameter.annotation) or (parameter.annotation,)) if k is not type(None)]
-    literal = [value for k in [parameter.annotation, *kinds] if get_origin(k) is Literal for value in get_args(k)]
-    if literal:
-        yield from literal
-    elif parameter.annotation is bool:
-        yield not parameter.default
-    elif str in kinds or parameter.annotation is str:
-        yield from TEXTS[name, parameter.name]
-    else:
-        yield from (0.001, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 20.0)
-
-
-MATTERS = [(name, keyword) for name in NAMES for keyword in keywords(name)]
-
-
-@pytest.mark.parametrize(("name", "keyword"), MATTERS)
-def test_every_keyword_of_a_mask_matters(name: str, keyword: str) -> None:
-    data, known = columns(), keywords(name)
-    choices = [
-        [(other, value) for value in (p.default, *alternatives(name, p))]
-        for other, p in known.items()
-        if other != keyword and get_origin(p.annotation) is not None and p.annotation is not bool
-        if any(get_origin(k) is Literal for k in (p.annotation, *get_args(p.annotation)))
-    ]
-    for settings in itertools.product(*choices):
-        plain = run(name, data, **dict(settings))
-        for value in alternatives(name, known[keyword]):
-            if not same(plain, run(name, data, **dict(settings), **{keyword: value})):
-                return
-    pytest.fail(f"--{keyword} of {name} changes nothing")
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
-@pytest.mark.parametrize(
-    ("name", "keyword"),
-    [(n, k) for n in NAMES for k, p in keywords(n).items() if p.annotation in (float, float | None)],
-)
-def test_a_bad_number_is_named_by_its_flag(name: str, keyword: str, value: float) -> None:
-    with pytest.raises(UsageError, match=f"^--{keyword.replace('_', '-')} {value:g}: must "):
-        run(name, columns(), **{keyword: value})
-
-
-@pytest.mark.parametrize("value", [-0.001, 1.001])
-def test_the_cap_is_a_fraction(value: float) -> None:
-    with pytest.raises(UsageError, match=f"--max-frac {value}: must lie in"):
-        run("clip-v", columns(), max_frac=value)
 
 
 # What each does, in small numbers.

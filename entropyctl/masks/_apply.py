@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,18 +11,36 @@ import pyarrow as pa
 
 from entropyctl.dynamics import predicted_change
 from entropyctl.errors import EntropyctlError
+from entropyctl.inputs import inputs
 from entropyctl.masks._compiled import Array, Compiled
-from entropyctl.registry import columns_of
-from entropyctl.table.columns import flat_values, list_column, null_rows, row_lengths, with_column
+from entropyctl.registry import inputs_of
+from entropyctl.table.columns import flat_values, list_column, null_rows, row_lengths, row_of_token, with_column
 
-COLUMNS = ("weights", "kl_coefs", "loss_mask")
+COLUMNS = ("weights", "kl_coefs", "loss_mask", "base_mask")
 
 
 class Laid(NamedTuple):
-    """What lies on the tokens of a step, `[N]` each."""
+    """What lies on the `N` tokens of a step."""
 
-    weights: Array
+    weights: Array | None  # None where every weight is 1
+    kl_coefs: Array | None  # None where every coefficient is 0
     loss_mask: Array
+
+    def pulling(self) -> Array:
+        """`[N]` True where a token is counted and has a weight."""
+        return self.loss_mask if self.weights is None else self.loss_mask & (self.weights != 0)
+
+
+def lay(before: Laid, compiled: Compiled) -> Laid:
+    """A mask over those that ran before: weights multiply, penalties add, loss masks intersect."""
+    weights, kl_coefs, loss_mask = before
+    if compiled.weights is not None:
+        weights = compiled.weights if weights is None else weights * compiled.weights
+    if compiled.kl_coefs is not None:
+        kl_coefs = compiled.kl_coefs if kl_coefs is None else kl_coefs + compiled.kl_coefs
+    if compiled.loss_mask is not None:
+        loss_mask = loss_mask & compiled.loss_mask
+    return Laid(weights, kl_coefs, loss_mask)
 
 
 @dataclass
@@ -58,76 +76,132 @@ class MaskSummary:
         return found
 
     def add(self, rows: pa.Table, before: Laid, after: Laid) -> None:
-        """Count a step, whose weights and loss masks are given as they were and as they are."""
-        pulling_N = before.loss_mask & (before.weights != 0)
-        gone_N = pulling_N & ~(after.loss_mask & (after.weights != 0))
-        self.tokens += int(before.loss_mask.sum())
-        self.pulling += int(pulling_N.sum())
-        self.removed += int(gone_N.sum())
+        """Count a step, with what lay on its tokens and what lies there now."""
+        pulling_N = before.pulling()
+        gone_N = pulling_N & ~after.pulling()
+        self.tokens += int(np.count_nonzero(before.loss_mask))
+        self.pulling += int(np.count_nonzero(pulling_N))
+        self.removed += int(np.count_nonzero(gone_N))
         self.has_advantages &= _is_computed(rows, "advantages")
         if not self.has_advantages:
             return
         advantages_N = flat_values(rows["advantages"])
-        for sign, name in ((1, "positive"), (-1, "negative")):
-            side_N = pulling_N & (np.sign(advantages_N) == sign)
-            setattr(self, name, getattr(self, name) + int(side_N.sum()))
-            setattr(self, f"{name}_removed", getattr(self, f"{name}_removed") + int((side_N & gone_N).sum()))
+        for side_N, name in ((advantages_N > 0, "positive"), (advantages_N < 0, "negative")):
+            setattr(self, name, getattr(self, name) + int(np.count_nonzero(pulling_N & side_N)))
+            removed = int(np.count_nonzero(gone_N & side_N))
+            setattr(self, f"{name}_removed", getattr(self, f"{name}_removed") + removed)
         if _is_computed(rows, "s_star") and _is_computed(rows, "expected_s"):
             change_N = predicted_change(advantages_N, flat_values(rows["s_star"]), flat_values(rows["expected_s"]))
-            self.change_before += float((change_N * before.weights)[before.loss_mask].sum(dtype=np.float64))
-            self.change_after += float((change_N * after.weights)[after.loss_mask].sum(dtype=np.float64))
+            self.change_before += _total(change_N, before)
+            self.change_after += _total(change_N, after)
+
+
+def _total(change_N: Array, laid: Laid) -> float:
+    weighted_N = change_N if laid.weights is None else change_N * laid.weights
+    return float(weighted_N.sum(dtype=np.float64, where=laid.loss_mask))
+
+
+def compile_mask(
+    rows: pa.Table, function: Callable[..., Compiled], params: Mapping[str, Any], given: Mapping[str, Any] | None = None
+) -> Compiled:
+    """The numbers of a method for the rows of a step.
+
+    Args:
+        rows: one step; must have the columns that the method reads, and `loss_mask`.
+        function: the method.
+        params: its keyword parameters.
+        given: its `state` and `history`, where it reads them.
+
+    Raises:
+        EntropyctlError: the method returned what is no number per token.
+    """
+    compiled = function(*inputs(rows, inputs_of(function), given), **params)
+    count = int(row_lengths(rows["loss_mask"]).sum())
+    for name in ("weights", "kl_coefs", "loss_mask"):
+        part_N = getattr(compiled, name)
+        if part_N is not None and np.shape(part_N) != (count,):
+            shape = f"{name} of shape {np.shape(part_N)} for {count} tokens"
+            raise EntropyctlError(f"mask {function.__name__}: returned {shape}; mend the method")
+        if part_N is not None and name != "loss_mask" and not np.isfinite(part_N).all():
+            raise EntropyctlError(
+                f"mask {function.__name__}: computed a weight that is not finite; this is a bug, please report it"
+            )
+    return compiled
+
+
+def lay_over(rows: pa.Table, compiled: Compiled, summary: MaskSummary | None = None) -> pa.Table:
+    """The rows of a step with a mask's numbers over those of the masks that ran before.
+
+    Adds or changes the columns that the mask has numbers for, and no others. `base_mask` keeps the first loss mask
+    where a method narrows it, so that the methods can be run again on other statistics; it is null for a response
+    all of whose tokens were counted.
+
+    Args:
+        rows: one step.
+        compiled: the method's numbers.
+        summary: totals to add this step to.
+    """
+    lengths_B = row_lengths(rows["loss_mask"])
+    before = laid_on(rows)
+    after = lay(before, compiled)
+    if summary is not None:
+        summary.add(rows, before, after)
+    for name, part in (("weights", compiled.weights), ("kl_coefs", compiled.kl_coefs)):
+        if part is not None:
+            rows = with_column(rows, name, list_column(getattr(after, name), lengths_B, pa.float32()))
+    if compiled.loss_mask is None:
+        return rows
+    if "base_mask" not in rows.column_names:
+        rows = with_column(rows, "base_mask", _where_not_all(before.loss_mask, lengths_B))
+    return with_column(rows, "loss_mask", list_column(after.loss_mask, lengths_B, pa.bool_()))
 
 
 def apply_mask(
     rows: pa.Table,
     function: Callable[..., Compiled],
-    params: dict[str, Any],
+    params: Mapping[str, Any],
     summary: MaskSummary | None = None,
 ) -> pa.Table:
-    """The rows of a step with `weights`, `kl_coefs` and `loss_mask`.
+    """The rows of a step with the numbers of a method: `lay_over(rows, compile_mask(rows, function, params))`."""
+    return lay_over(rows, compile_mask(rows, function, params), summary)
 
-    A mask composes with those that ran before: weights multiply, penalties add, loss masks intersect.
 
-    Args:
-        rows: one step; must have the columns that the method reads.
-        function: the method.
-        params: its keyword parameters.
-        summary: totals to add this step to.
-    """
+def laid_on(rows: pa.Table) -> Laid:
+    """What lies on the tokens of a step; a weight that was not computed is 1, a coefficient 0."""
+    mask_N = flat_values(rows["loss_mask"]).astype(bool, copy=False)
+    return Laid(_column(rows, "weights", 1.0), _column(rows, "kl_coefs", 0.0), mask_N)
+
+
+def base_mask(rows: pa.Table) -> Array:
+    """`[N]` the loss mask as it was before any mask."""
+    mask_N = flat_values(rows["loss_mask"]).astype(bool)
+    if "base_mask" not in rows.column_names:
+        return mask_N
     lengths_B = row_lengths(rows["loss_mask"])
-    inputs = [flat_values(rows[name]) for name in columns_of(function)]
-    compiled = function(*inputs, **params)
-    before_N = flat_values(rows["loss_mask"]).astype(bool)
-    weights_N = _column(rows, "weights", 1.0, lengths_B)
-    kl_coefs_N = _column(rows, "kl_coefs", 0.0, lengths_B)
-    before, after_N = Laid(weights_N, before_N), before_N
-    for name, part_N in zip(Compiled._fields, compiled, strict=True):
-        if part_N is not None and np.shape(part_N) != before_N.shape:
-            shape = f"{name} of shape {np.shape(part_N)} for {len(before_N)} tokens"
-            raise EntropyctlError(f"mask {function.__name__}: returned {shape}; mend the method")
-    if compiled.weights is not None:
-        weights_N = weights_N * compiled.weights
-    if compiled.kl_coefs is not None:
-        kl_coefs_N = kl_coefs_N + compiled.kl_coefs
-    if compiled.loss_mask is not None:
-        after_N = before_N & compiled.loss_mask
-    if not (np.isfinite(weights_N).all() and np.isfinite(kl_coefs_N).all()):
-        raise EntropyctlError(
-            f"mask {function.__name__}: computed a weight that is not finite; this is a bug, please report it"
-        )
-    if summary is not None:
-        summary.add(rows, before, Laid(weights_N, after_N))
-    rows = with_column(rows, "weights", list_column(weights_N, lengths_B, pa.float32()))
-    rows = with_column(rows, "kl_coefs", list_column(kl_coefs_N, lengths_B, pa.float32()))
-    return with_column(rows, "loss_mask", list_column(after_N, lengths_B, pa.bool_()))
+    kept_N = np.ones(len(mask_N), bool)
+    kept_N[np.repeat(~null_rows(rows["base_mask"]), lengths_B)] = flat_values(rows["base_mask"])
+    return kept_N
+
+
+def _where_not_all(mask_N: Array, lengths_B: Array) -> pa.Array:
+    """A column of the rows' masks, null where a row's is all true."""
+    partial_B = np.zeros(len(lengths_B), bool)
+    if not mask_N.all():
+        partial_B[row_of_token(lengths_B)[~mask_N]] = True
+    values_N = mask_N[np.repeat(partial_B, lengths_B)]
+    return list_column(values_N, np.where(partial_B, lengths_B, 0), pa.bool_(), partial_B)
 
 
 def _is_computed(rows: pa.Table, name: str) -> bool:
     return name in rows.column_names and rows[name].null_count == 0
 
 
-def _column(rows: pa.Table, name: str, missing: float, lengths_B: Array) -> Array:
+def _column(rows: pa.Table, name: str, missing: float) -> Array | None:
+    if name not in rows.column_names:
+        return None
+    if rows[name].null_count == 0:
+        return flat_values(rows[name])
+    lengths_B = row_lengths(rows["loss_mask"])
     values_N = np.full(lengths_B.sum(), missing, np.float32)
-    if name in rows.column_names:
-        values_N[np.repeat(~null_rows(rows[name]), lengths_B)] = flat_values(rows[name])
+    values_N[np.repeat(~null_rows(rows[name]), lengths_B)] = flat_values(rows[name])
     return values_N

@@ -52,14 +52,56 @@ def load_model(policy: Policy, dtype: torch.dtype, device: torch.device) -> Any:
     Raises:
         InputError: the directory holds no model that can be loaded.
     """
+    return _load(transformers.AutoModelForCausalLM, policy, dtype, device, "a causal language model")
+
+
+def load_critic(policy: Policy, dtype: torch.dtype, device: torch.device) -> Any:
+    """The token classifier with one label that a critic is, in evaluation mode.
+
+    Raises:
+        InputError: the directory holds no such model.
+    """
+    check_critic_labels(policy)
+    return _load(transformers.AutoModelForTokenClassification, policy, dtype, device, CRITIC)
+
+
+CRITIC = "a token-classification checkpoint with one label, such as examples/critic_from_policy.py makes of a policy"
+
+
+def check_critic_labels(policy: Policy) -> None:
+    """Stop where a checkpoint can be no critic, by its configuration alone.
+
+    Raises:
+        InputError: it has not one label.
+    """
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            policy.directory, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        config = transformers.AutoConfig.from_pretrained(
+            policy.directory, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"{policy.directory}: cannot be loaded ({reason}); give {CRITIC}") from error
+    if config.num_labels != 1:
+        raise InputError(f"{policy.directory}: has {config.num_labels} labels and is no critic; give {CRITIC}")
+
+
+def _load(kind: Any, policy: Policy, dtype: torch.dtype, device: torch.device, wanted: str) -> Any:
+    try:
+        model, found = kind.from_pretrained(
+            policy.directory,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except Exception as error:
         # Whatever a broken checkpoint provokes inside the libraries, the user's fault is the file.
         reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"{policy.directory}: cannot be loaded ({reason}); give a causal language model") from error
+        raise InputError(f"{policy.directory}: cannot be loaded ({reason}); give {wanted}") from error
+    if missing := sorted(found["missing_keys"]):
+        # transformers would make them up at random, as for the head of another kind of model.
+        raise InputError(f"{policy.directory}: has no weights '{missing[0]}'; give {wanted}")
     return model.to(device).eval()
 
 

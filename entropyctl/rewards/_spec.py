@@ -39,7 +39,7 @@ def load(spec: str) -> Loaded:
 
 
 def _by_name(call: Callable[..., Any], function: Callable[..., Any]) -> Callable[[Mapping[str, Any]], Any]:
-    names = registry.columns_of(function)
+    names = registry.inputs_of(function)
     return lambda inputs: call(**{name: inputs[name] for name in names})
 
 

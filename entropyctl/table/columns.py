@@ -122,12 +122,13 @@ def _offsets(lengths: Sequence[int] | Array) -> pa.Buffer:
     return pa.py_buffer(offsets)
 
 
-def list_column(values: Array, lengths: Array, element: pa.DataType) -> pa.Array:
-    """A list column out of its flat values `[N]` and the rows' lengths `[B]`."""
+def list_column(values: Array, lengths: Array, element: pa.DataType, valid: Array | None = None) -> pa.Array:
+    """A list column out of its flat values `[N]` and the rows' lengths `[B]`; null where `valid` `[B]` is false."""
     if len(values) != lengths.sum():
         raise ValueError(f"{len(values)} values do not fill rows of {lengths.sum()} in total")
     items = _to_arrow(values, element)
-    return pa.Array.from_buffers(list_of(element), len(lengths), [None, _offsets(lengths)], children=[items])
+    bitmap = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
+    return pa.Array.from_buffers(list_of(element), len(lengths), [bitmap, _offsets(lengths)], children=[items])
 
 
 def with_column(rows: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:

@@ -2,8 +2,14 @@
 
 from entropyctl.tokenstats.batches import token_batches
 from entropyctl.tokenstats.blocks import block_statistics, token_logprobs
-from entropyctl.tokenstats.forward import forward_batches, response_hidden, score_sequences
-from entropyctl.tokenstats.split import Head, SplitModel, split_model
+from entropyctl.tokenstats.forward import (
+    forward_batches,
+    response_hidden,
+    score_sequences,
+    token_values,
+    value_sequences,
+)
+from entropyctl.tokenstats.split import Head, SplitModel, split_critic, split_model
 
 __all__ = [
     "Head",
@@ -12,7 +18,10 @@ __all__ = [
     "forward_batches",
     "response_hidden",
     "score_sequences",
+    "split_critic",
     "split_model",
     "token_batches",
     "token_logprobs",
+    "token_values",
+    "value_sequences",
 ]

@@ -17,6 +17,7 @@ from entropyctl.tokenstats.blocks import BlockStatistics, head_statistics
 from entropyctl.tokenstats.split import SplitModel
 
 Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]  # (prompt, response) token ids
+Advance = Callable[[int], None]
 
 # Sharing prompts means smaller forward passes, which are slower per token; it must save this much to be worth it.
 SHARING_GAIN = 1.5
@@ -96,14 +97,13 @@ def _hidden_of_group(split: SplitModel, prompt: Sequence[int], responses: Sequen
     return torch.cat(parts)
 
 
-@torch.no_grad()
 def score_sequences(
     split: SplitModel,
     sequences: Sequences,
     *,
     temperature: float,
     token_budget: int,
-    advance: Callable[[int], None] = lambda tokens: None,
+    advance: Advance = lambda tokens: None,
 ) -> BlockStatistics:
     """The five statistics of every response token, `[N]` float32 on the CPU, in the order of the sequences.
 
@@ -114,15 +114,57 @@ def score_sequences(
         token_budget: most tokens in one forward pass.
         advance: told the response tokens done, for a progress display.
     """
+    names = BlockStatistics._fields
+
+    def statistics(hidden_ND: Tensor, tokens_N: Tensor) -> BlockStatistics:
+        return head_statistics(hidden_ND, split.head, tokens_N, temperature)
+
+    return BlockStatistics(*_of_every_token(split, sequences, statistics, len(names), token_budget, advance))
+
+
+def value_sequences(
+    split: SplitModel, sequences: Sequences, *, token_budget: int, advance: Advance = lambda tokens: None
+) -> Tensor:
+    """A critic's value of the state before every response token, `[N]` float32 on the CPU, in the order of the sequences.
+
+    The value of token t is the head's output at the position before t, the one that predicts t, as in verl.
+
+    Args:
+        split: the critic.
+        sequences: prompts (not empty) and responses; responses may be empty.
+        token_budget: most tokens in one forward pass.
+        advance: told the response tokens done, for a progress display.
+    """
+
+    def values(hidden_ND: Tensor, _: Tensor) -> tuple[Tensor]:
+        return (token_values(split, hidden_ND),)
+
+    return _of_every_token(split, sequences, values, 1, token_budget, advance)[0]
+
+
+def token_values(split: SplitModel, hidden_ND: Tensor) -> Tensor:
+    """A critic's values out of hidden states, `[N]` float32, differentiable."""
+    return split.head(hidden_ND)[:, 0].float()
+
+
+@torch.no_grad()
+def _of_every_token(
+    split: SplitModel,
+    sequences: Sequences,
+    compute: Callable[[Tensor, Tensor], Sequence[Tensor]],
+    count: int,
+    token_budget: int,
+    advance: Advance,
+) -> list[Tensor]:
+    """`count` numbers of every response token: what `compute` gives of hidden states and tokens, each `[N]`."""
     counts = [len(response) for _, response in sequences]
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(int)
-    out = BlockStatistics(*(torch.empty(int(starts[-1])) for _ in BlockStatistics._fields))
+    out = [torch.empty(int(starts[-1])) for _ in range(count)]
     scored = [i for i, count in enumerate(counts) if count]
     for batch in forward_batches(split, [sequences[i] for i in scored], token_budget):
         chosen = [scored[i] for i in batch]
         hidden_ND, tokens_N = response_hidden(split, [sequences[i] for i in chosen])
-        stats = head_statistics(hidden_ND, split.head, tokens_N, temperature)
-        for target, values in zip(out, stats, strict=True):
+        for target, values in zip(out, compute(hidden_ND, tokens_N), strict=True):
             for i, part in zip(chosen, torch.split(values.cpu(), [counts[i] for i in chosen]), strict=True):
                 target[starts[i] : starts[i + 1]] = part
         advance(sum(counts[i] for i in chosen))

@@ -61,12 +61,35 @@ def split_model(model: Any) -> SplitModel:
             logits = logits * scale
         return cap * torch.tanh(logits / cap) if cap else logits
 
-    split = SplitModel(model, model.base_model, head, shares_prompts=False)
+    return _proved(SplitModel(model, model.base_model, head, shares_prompts=False))
+
+
+def split_critic(model: Any) -> SplitModel:
+    """The same for a critic, whose head gives one number for each position.
+
+    Args:
+        model: a transformers token classifier with one label.
+
+    Raises:
+        EngineError: the head is not understood, or a position sees what follows it.
+    """
+    inside = set(model.base_model.modules())
+    heads = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m not in inside and m.out_features == 1]
+    if len(heads) != 1:
+        raise EngineError(f"{type(model).__name__}: has {len(heads)} value heads and needs one; report it")
+    split = _proved(SplitModel(model, model.base_model, heads[0], shares_prompts=False))
+    if _sees_ahead(split):
+        raise EngineError(f"{type(model).__name__}: a position sees what follows it; make the critic of a causal model")
+    return split
+
+
+def _proved(split: SplitModel) -> SplitModel:
+    model = split.model
     error = _head_error(split)
     if error > _tolerance(model):
         kind = type(model).__name__
         raise EngineError(f"{kind}: its output layer is not understood (logits differ by {error:.2g}); report it")
-    return SplitModel(model, model.base_model, head, shares_prompts=_can_share(split, config))
+    return SplitModel(model, split.body, split.head, shares_prompts=_can_share(split, model.config.get_text_config()))
 
 
 def _tolerance(model: Any) -> float:
@@ -74,7 +97,7 @@ def _tolerance(model: Any) -> float:
 
 
 def _probe(split: SplitModel, shape: tuple[int, int]) -> Tensor:
-    size = split.model.get_output_embeddings().weight.shape[0]
+    size = split.model.get_input_embeddings().weight.shape[0]
     return (torch.arange(shape[0] * shape[1], device=split.device) * 7919 % size).reshape(shape)
 
 
@@ -84,6 +107,15 @@ def _head_error(split: SplitModel) -> float:
     whole = split.model(input_ids=ids, use_cache=False).logits.float()
     apart = split.head(split.body(input_ids=ids, use_cache=False).last_hidden_state).float()
     return ((whole - apart).abs().max() / whole.abs().max().clamp(min=1.0)).item()
+
+
+@torch.no_grad()
+def _sees_ahead(split: SplitModel) -> bool:
+    """Whether the first positions' hidden states depend on the last token."""
+    rows = _probe(split, (2, 6))
+    rows[1, :5] = rows[0, :5]
+    hidden = split.body(input_ids=rows, use_cache=False).last_hidden_state[:, :5].float()
+    return bool((hidden[0] - hidden[1]).abs().max() > _tolerance(split.model) * hidden.abs().max().clamp(min=1.0))
 
 
 @torch.no_grad()

@@ -40,15 +40,62 @@ def add_statistics(
         InputError: a row is no text of this model.
         EngineError: the model computed NaN.
     """
-    _check_rows(rows, split.model)
-    sequences = list(zip(rows["prompt_tokens"].to_pylist(), rows["tokens"].to_pylist(), strict=True))
+    sequences = sequences_of(rows, split.model)
     stats = score_sequences(split, sequences, temperature=temperature, token_budget=token_budget, advance=advance)
-    lengths_B = row_lengths(rows["tokens"])
     for name, values_N in zip(COLUMNS, stats, strict=True):
-        if bool(torch.isnan(values_N).any()):
-            raise EngineError(f"the model computed {name} that are not numbers; check the checkpoint, or use float32")
-        rows = with_column(rows, name, list_column(values_N.numpy(), lengths_B, pa.float32()))
+        rows = _with_numbers(rows, name, values_N)
     return rows
+
+
+def add_logprobs(
+    rows: pa.Table,
+    split: SplitModel,
+    name: str,
+    *,
+    temperature: float,
+    token_budget: int,
+    advance: Callable[[int], None] = lambda tokens: None,
+) -> pa.Table:
+    """The rows of a step with log p of every response token under another model, as column `name`.
+
+    Args and Raises: as for `add_statistics`.
+    """
+    sequences = sequences_of(rows, split.model)
+    stats = score_sequences(split, sequences, temperature=temperature, token_budget=token_budget, advance=advance)
+    return _with_numbers(rows, name, stats.logprobs)
+
+
+def add_values(
+    rows: pa.Table,
+    split: SplitModel,
+    *,
+    token_budget: int,
+    advance: Callable[[int], None] = lambda tokens: None,
+) -> pa.Table:
+    """The rows of a step with a critic's value of the state before every response token.
+
+    Args and Raises: as for `add_statistics`.
+    """
+    sequences = sequences_of(rows, split.model)
+    return _with_numbers(
+        rows, "values", value_sequences(split, sequences, token_budget=token_budget, advance=advance)
+    )
+
+
+def sequences_of(rows: pa.Table, model: Any) -> list[tuple[list[int], list[int]]]:
+    """The (prompt, response) token ids of the rows.
+
+    Raises:
+        InputError: a row is no text of this model.
+    """
+    _check_rows(rows, model)
+    return list(zip(rows["prompt_tokens"].to_pylist(), rows["tokens"].to_pylist(), strict=True))
+
+
+def _with_numbers(rows: pa.Table, name: str, values_N: torch.Tensor) -> pa.Table:
+    if bool(torch.isnan(values_N).any()):
+        raise EngineError(f"the model computed {name} that are not numbers; check the checkpoint, or use float32")
+    return with_column(rows, name, list_column(values_N.numpy(), row_lengths(rows["tokens"]), pa.float32()))
 
 
 def _check_rows(rows: pa.Table, model: Any) -> None:

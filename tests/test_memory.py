@@ -53,7 +53,7 @@ def test_a_state_of_other_parameters_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_no_state_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "state.json"
     path.write_text(text)
-    with pytest.raises(InputError, match="state.json: (is no state of a method|holds a state that is no number)"):
+    with pytest.raises(InputError, match=r"state.json: (is no state of a method|holds a state that is no number)"):
         Memory(str(path), "mask m", {})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from entropyctl.masks._compiled import Array, Compiled
 
 
@@ -13,4 +15,4 @@ def none(loss_mask: Array) -> Compiled:
     Args:
         loss_mask: `[N]`, True where the policy chose the token.
     """
-    return Compiled(loss_mask=loss_mask)
+    return Compiled(weights=np.ones(len(loss_mask), np.float32))

@@ -1,0 +1,65 @@
+"""Off-policy sequence mask: drop bad responses that the policy has moved away from (2512.02556)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from entropyctl.masks._compiled import Array, Compiled, removed
+from entropyctl.masks._off_policy import log_ratio, row_means
+from entropyctl.masks._require import require
+
+
+def sequence(
+    rollout_logprobs: Array,
+    logprobs: Array,
+    advantages: Array,
+    loss_mask: Array,
+    row_of_token: Array,
+    *,
+    delta: float = 0.1,
+) -> Compiled:
+    """Off-policy sequence mask: drop bad responses that the policy has moved away from.
+
+    keep_t = 0 where A_t < 0 and (1/|o_i|) sum_t log(p_rollout / p_current) > delta,  else 1
+
+    The mean is over the counted tokens of the response. What is dropped stays in the loss's denominator.
+
+    Paper: DeepSeek-V3.2: Pushing the Frontier of Open Large Language Models, arXiv 2512.02556 (it names no number for
+    delta).
+
+    Code: none of the authors; Trinity-RFT (delta 0.1), TRL (off_policy_mask_threshold, off by default) and slime
+    (opsm_delta 1e-4).
+
+    Where they differ: the frameworks differ in delta, by a factor of 1000. The paper and TRL compare with the
+    probabilities of the engine that sampled, as is done here; slime compares with the trainer's at the step's start.
+
+    Entropy: no fixed direction; it removes pushes against responses that have become unlikely, where a push spreads
+    probability over everything else.
+
+    Shipped by: TRL, Trinity-RFT, slime.
+
+    Verified: a float64 reference written from the formula.
+
+    Args:
+        rollout_logprobs: `[N]` log p by the engine that sampled, nats.
+        logprobs: `[N]` log p of the current policy, nats.
+        advantages: `[N]` A.
+        loss_mask: `[N]` True where the token is counted.
+        row_of_token: `[N]` the response of each token.
+        delta: largest mean log-ratio that a response with A < 0 may have, nats per token.
+
+    Returns:
+        Weights, 0 for what is dropped.
+
+    Raises:
+        UsageError: delta is negative or not finite.
+    """
+    require(0 <= delta < math.inf, "--delta", delta, "be a finite number, 0 or above")
+    valid_N = np.asarray(loss_mask, bool)
+    row_N = np.asarray(row_of_token)
+    drift_N = log_ratio(rollout_logprobs, logprobs, valid_N)
+    gone_B = row_means(drift_N, row_N, valid_N) > delta
+    drop_N = valid_N & (np.asarray(advantages) < 0) & gone_B[row_N]
+    return removed(~drop_N, valid_N, counted=True)

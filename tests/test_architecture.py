@@ -15,12 +15,12 @@ FILES = sorted(
 )
 
 # Rooms that hold methods, graders and the rest, and rooms that all of those may use.
-MIDDLE = {"advantages", "masks", "objectives", "rewards", "engines", "policy", "training", "laws", "prompts"}
+MIDDLE = {"advantages", "masks", "objectives", "rewards", "engines", "policy", "training", "laws", "prompts", "steps"}
 BELOW = {"tokenstats", "dynamics"}
 BASE = {"table", "registry", "errors", "version"}
 # What one room may use of its neighbours. The update is where loss, checkpoint and optimiser meet, so training
-# composes the others; an engine generates from prompts with a policy.
-NEIGHBOURS = {"training": {"objectives", "policy"}, "engines": {"policy", "prompts"}}
+# composes the others; an engine generates from prompts with a policy; a process reward model is a checkpoint.
+NEIGHBOURS = {"training": {"objectives", "policy"}, "engines": {"policy", "prompts"}, "steps": {"policy"}}
 CORE = {"table", "dynamics", "advantages", "masks", "laws", "rewards", "prompts"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_NAMES = {"pickle", "cPickle", "dill", "marshal", "shelve", "joblib", "cloudpickle", "sympify", "parse_expr"}
@@ -142,6 +142,7 @@ def test_the_core_imports_no_heavy_package_when_it_is_imported(package: str) -> 
 def test_stages_import_typer_and_the_command_line_alone() -> None:
     light = ("typer", "typing", "__future__", "collections", "re", "sys", "entropyctl")
     heavy_here = {"table", "masks", "advantages", "policy", "engines", "training", "rewards", "tokenstats", "prompts"}
+    heavy_here |= {"steps"}
     found = [
         f"{path.name}:{line} imports {name}"
         for path, tree in trees()

@@ -170,3 +170,20 @@ def policy_root(tiny_policy: Path, tmp_path: Path) -> Path:
     (root / "v000000").symlink_to(tiny_policy)
     (root / "latest").symlink_to("v000000")
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny_critic(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a value head in the place of its output layer, of weights that are not zero."""
+    import shutil
+
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    directory = tmp_path_factory.mktemp("models") / "critic"
+    torch.manual_seed(11)
+    model = transformers.AutoModelForTokenClassification.from_pretrained(tiny_policy, num_labels=1)
+    torch.nn.init.constant_(model.score.bias, 0.25)
+    model.save_pretrained(directory)
+    for file in tiny_policy.glob("*token*"):
+        shutil.copyfile(file, directory / file.name)
+    return directory

@@ -1,8 +1,14 @@
-"""A loaded policy that scores the steps of a table."""
+"""Models that score the steps of a table: the policy, and on request a reference, a reward model and a critic.
+
+A model alone is loaded at once and stays. Several take turns: each is loaded again for every step and given up after
+it, so that memory holds one of them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,13 +16,17 @@ import pyarrow as pa
 
 from entropyctl.errors import MismatchError
 from entropyctl.policy import Policy, find_policy
-from entropyctl.policy.checkpoint import load_model, parse_device, parse_dtype
+from entropyctl.policy.checkpoint import check_critic_labels, load_critic, load_model, parse_device, parse_dtype
 from entropyctl.progress import progress
 from entropyctl.table import Source
-from entropyctl.table.columns import flat_values, row_lengths
+from entropyctl.table.columns import flat_values, row_lengths, with_column
 from entropyctl.table.header import Context
-from entropyctl.tokenstats import SplitModel, split_model
-from entropyctl.tokenstats.table import add_statistics
+from entropyctl.tokenstats import SplitModel, split_critic, split_model
+from entropyctl.tokenstats.table import COLUMNS as STATISTICS
+from entropyctl.tokenstats.table import add_logprobs, add_statistics, add_values
+
+# A model that stays is given as it is; one that takes turns is loaded whenever it is asked for.
+Give = Callable[[], SplitModel]
 
 
 @dataclass
@@ -24,25 +34,42 @@ class Scorer:
     """A policy ready to score; it remembers the mean entropy, and how far sampling and scoring disagree."""
 
     policy: Policy
-    split: SplitModel
+    model: Give
     temperature: float
     token_budget: int
     quiet: bool
+    keep_old: bool = False
     tokens: int = 0
     entropy: float = 0.0
     mismatch: float = 0.0
+    role: str = "policy"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are made."""
+        return (*STATISTICS, *(f"old_{name}" for name in KEPT if self.keep_old))
 
     def as_dict(self) -> dict[str, Any]:
         """Tokens, their mean entropy, and the largest |log p - rollout log p|, over all steps so far."""
         return {"tokens": self.tokens, "entropy": self.entropy / max(self.tokens, 1), "largest_mismatch": self.mismatch}
 
+    def context(self, sampled: Context, dtype: str) -> Context:
+        """What the file says of this scoring."""
+        said = scoring_context(sampled, self.policy, dtype)
+        replaced = sampled.get("scoring", {}).get("policies")
+        if self.keep_old and replaced:
+            said["scoring"]["old_policies"] = replaced
+        return said
+
     def score(self, rows: pa.Table) -> pa.Table:
         """The rows of a step with the token statistics of the policy."""
+        for name in KEPT if self.keep_old else ():
+            rows = with_column(rows, f"old_{name}", rows[name])
         tokens = int(row_lengths(rows["tokens"]).sum())
         with progress("score", tokens, quiet=self.quiet) as advance:
             rows = add_statistics(
                 rows,
-                self.split,
+                self.model(),
                 temperature=self.temperature,
                 token_budget=self.token_budget,
                 advance=advance,
@@ -52,6 +79,47 @@ class Scorer:
         if "rollout_logprobs" in rows.column_names and tokens:
             gap_N = flat_values(rows["logprobs"]) - flat_values(rows["rollout_logprobs"])
             self.mismatch = max(self.mismatch, float(np.abs(gap_N).max()))
+        return rows
+
+
+# What a new scoring can keep of the one that it replaces.
+KEPT = ("logprobs", "entropies")
+
+
+@dataclass
+class OtherScorer:
+    """A model beside the policy, ready to add its one column; it remembers the column's mean."""
+
+    role: str  # ref, prm or critic
+    policy: Policy
+    model: Give
+    column: str
+    add: Callable[..., pa.Table]
+    quiet: bool
+    tokens: int = 0
+    total: float = 0.0
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are made."""
+        return (self.column,)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The column's mean over the tokens of all steps so far."""
+        return {f"mean_{self.column}": self.total / max(self.tokens, 1)}
+
+    def context(self, sampled: Context, dtype: str) -> Context:
+        """What the file says of this scoring: for each version that sampled, the digest of this model."""
+        versions = sampled.get("policies") or ["0"]
+        return {"scoring": {self.role: dict.fromkeys(versions, self.policy.digest)}}
+
+    def score(self, rows: pa.Table) -> pa.Table:
+        """The rows of a step with the model's column."""
+        tokens = int(row_lengths(rows["tokens"]).sum())
+        with progress(f"score --{self.role}", tokens, quiet=self.quiet) as advance:
+            rows = self.add(rows, self.model(), advance=advance)
+        self.tokens += tokens
+        self.total += float(flat_values(rows[self.column]).sum(dtype=np.float64))
         return rows
 
 
@@ -80,9 +148,70 @@ def open_scorer(
         InputError: the checkpoint cannot be loaded.
         EngineError: its output layer is not understood.
     """
-    if model is None:
-        model = load_model(policy, parse_dtype(dtype), parse_device(device))
-    return Scorer(policy, split_model(model), temperature, token_budget, quiet)
+    split = loader("policy", policy, dtype, device)() if model is None else split_model(model)
+    return Scorer(policy, _staying(split), temperature, token_budget, quiet)
+
+
+def open_scorers(
+    source: Source,
+    paths: dict[str, str | None],
+    *,
+    dtype: str,
+    device: str,
+    token_budget: int,
+    quiet: bool,
+    keep_old: bool = False,
+) -> list[Scorer | OtherScorer]:
+    """Everything that is to score the rows, in the order of `paths`.
+
+    Args:
+        source: the rows; what it allows to differ may differ.
+        paths: the checkpoint, or directory of versions, for each role: policy, ref, prm, critic; None leaves it out.
+        dtype: number type of the weights.
+        device: where to compute.
+        token_budget: most tokens in one forward pass.
+        quiet: show no progress.
+        keep_old: the policy keeps the log-probabilities and entropies that it replaces.
+
+    Raises:
+        InputError: a checkpoint is not there, or a critic is none; what cannot be loaded is known when it is.
+        MismatchError: another policy or tokenizer sampled.
+    """
+    allow = source.allow_mismatch
+    found = {
+        role: check_sampler(source, path, allow) if role == "policy" else check_tokenizer(source, path, allow)
+        for role, path in paths.items()
+        if path is not None
+    }
+    if "critic" in found:
+        check_critic_labels(found["critic"])
+    temperature = source.temperature if found.keys() - {"critic"} else 1.0
+    scorers: list[Scorer | OtherScorer] = []
+    for role, policy in found.items():
+        load = loader(role, policy, dtype, device)
+        model: Give = _staying(load()) if len(found) == 1 else load
+        if role == "policy":
+            scorers.append(Scorer(policy, model, temperature, token_budget, quiet, keep_old))
+        elif role == "critic":
+            add: Callable[..., pa.Table] = partial(add_values, token_budget=token_budget)
+            scorers.append(OtherScorer(role, policy, model, "values", add, quiet))
+        else:
+            column = f"{role}_logprobs"
+            add = partial(add_logprobs, name=column, temperature=temperature, token_budget=token_budget)
+            scorers.append(OtherScorer(role, policy, model, column, add, quiet))
+    return scorers
+
+
+def _staying(split: SplitModel) -> Give:
+    return lambda: split
+
+
+def loader(role: str, policy: Policy, dtype: str, device: str) -> Callable[[], SplitModel]:
+    """How a role's model is loaded; a wrong number type or device is known at once."""
+    kind, where = parse_dtype(dtype), parse_device(device)
+    if role == "critic":
+        return lambda: split_critic(load_critic(policy, kind, where))
+    return lambda: split_model(load_model(policy, kind, where))
 
 
 def check_sampler(source: Source, path: str, allow: tuple[str, ...]) -> Policy:
@@ -96,7 +225,7 @@ def check_sampler(source: Source, path: str, allow: tuple[str, ...]) -> Policy:
     Raises:
         MismatchError: another policy or tokenizer sampled.
     """
-    policy = find_policy(path)
+    policy = check_tokenizer(source, path, allow)
     sampled = source.context.get("policies", {})
     if sampled and set(sampled.values()) != {policy.digest} and "policies" not in allow:
         versions = ", ".join(f"version {v} ({digest[:12]})" for v, digest in sampled.items())
@@ -104,11 +233,26 @@ def check_sampler(source: Source, path: str, allow: tuple[str, ...]) -> Policy:
             f"{source.path}: was sampled by {versions}, but {policy.directory} is {policy.digest[:12]}; "
             "give the policy that sampled, or score with another one by --allow-mismatch policies"
         )
+    return policy
+
+
+def check_tokenizer(source: Source, path: str, allow: tuple[str, ...]) -> Policy:
+    """The checkpoint that a path means, if it reads text as the policy that sampled the rows does.
+
+    Args:
+        source: rollouts.
+        path: a checkpoint, or a directory of versions.
+        allow: fields that may differ: `tokenizer`.
+
+    Raises:
+        MismatchError: another tokenizer sampled.
+    """
+    policy = find_policy(path)
     tokenizer = source.context.get("tokenizer")
     if tokenizer not in (None, policy.tokenizer_digest) and "tokenizer" not in allow:
         raise MismatchError(
             f"{source.path}: was sampled with another tokenizer than that of {policy.directory}; "
-            "give a policy with the same one, or --allow-mismatch tokenizer"
+            "give a model with the same one, or --allow-mismatch tokenizer"
         )
     return policy
 

@@ -1,7 +1,7 @@
 """From hidden states to log p, H, S*, E[S] and sum p^2 of each token, without holding the logits of all tokens."""
 
 from entropyctl.tokenstats.batches import token_batches
-from entropyctl.tokenstats.blocks import block_statistics, token_logprobs
+from entropyctl.tokenstats.blocks import block_statistics, token_logprobs, token_logprobs_and_entropies
 from entropyctl.tokenstats.forward import (
     forward_batches,
     response_hidden,
@@ -22,6 +22,7 @@ __all__ = [
     "split_model",
     "token_batches",
     "token_logprobs",
+    "token_logprobs_and_entropies",
     "token_values",
     "value_sequences",
 ]

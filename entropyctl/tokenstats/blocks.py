@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -93,15 +94,37 @@ def head_statistics(hidden_ND: Tensor, head: Head, tokens_N: Tensor, temperature
 def token_logprobs(hidden_ND: Tensor, head: Head, tokens_N: Tensor, temperature: float) -> Tensor:
     """log p of the tokens, `[N]` float32, differentiable; each block's logits are made again in the backward pass."""
 
-    def block(hidden: Tensor, tokens: Tensor) -> Tensor:
-        x_NV = head(hidden).float()
-        d_NV = (x_NV - x_NV.detach().amax(dim=1, keepdim=True)) / temperature
-        return d_NV.gather(1, tokens[:, None])[:, 0] - d_NV.logsumexp(dim=1)
+    def block(hidden: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+        d_NV = _shifted(head(hidden), temperature)
+        return (d_NV.gather(1, tokens[:, None])[:, 0] - d_NV.logsumexp(dim=1),)
 
-    parts = [
-        checkpoint(block, hidden, tokens, use_reentrant=False)
-        for hidden, tokens in zip(
-            torch.split(hidden_ND, TOKENS_PER_BLOCK), torch.split(tokens_N, TOKENS_PER_BLOCK), strict=True
-        )
-    ]
-    return torch.cat(parts)
+    return _in_blocks(block, hidden_ND, tokens_N)[0]
+
+
+def token_logprobs_and_entropies(
+    hidden_ND: Tensor, head: Head, tokens_N: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """log p and H of the tokens, each `[N]` float32, both differentiable, as an entropy bonus needs them."""
+
+    def block(hidden: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+        d_NV = _shifted(head(hidden), temperature)
+        log_z_N = d_NV.logsumexp(dim=1)
+        p_NV = (d_NV - log_z_N[:, None]).exp()
+        entropy_N = log_z_N - (p_NV * d_NV.clamp(min=LOWEST)).sum(dim=1)
+        return d_NV.gather(1, tokens[:, None])[:, 0] - log_z_N, entropy_N
+
+    logprobs_N, entropies_N = _in_blocks(block, hidden_ND, tokens_N)
+    return logprobs_N, entropies_N
+
+
+def _shifted(logits_NV: Tensor, temperature: float) -> Tensor:
+    x_NV = logits_NV.float()
+    return (x_NV - x_NV.detach().amax(dim=1, keepdim=True)) / temperature
+
+
+def _in_blocks(
+    block: Callable[[Tensor, Tensor], tuple[Tensor, ...]], hidden_ND: Tensor, tokens_N: Tensor
+) -> list[Tensor]:
+    pieces = zip(torch.split(hidden_ND, TOKENS_PER_BLOCK), torch.split(tokens_N, TOKENS_PER_BLOCK), strict=True)
+    parts = [checkpoint(block, hidden, tokens, use_reentrant=False) for hidden, tokens in pieces]
+    return [torch.cat(column) for column in zip(*parts, strict=True)]

@@ -125,7 +125,7 @@ def score_sequences(
 def value_sequences(
     split: SplitModel, sequences: Sequences, *, token_budget: int, advance: Advance = lambda tokens: None
 ) -> Tensor:
-    """A critic's value of the state before every response token, `[N]` float32 on the CPU, in the order of the sequences.
+    """A critic's value of the state before every response token, `[N]` float32 on the CPU, in the sequences' order.
 
     The value of token t is the head's output at the position before t, the one that predicts t, as in verl.
 
@@ -152,14 +152,14 @@ def _of_every_token(
     split: SplitModel,
     sequences: Sequences,
     compute: Callable[[Tensor, Tensor], Sequence[Tensor]],
-    count: int,
+    width: int,
     token_budget: int,
     advance: Advance,
 ) -> list[Tensor]:
-    """`count` numbers of every response token: what `compute` gives of hidden states and tokens, each `[N]`."""
+    """`width` numbers of every response token: what `compute` gives of hidden states and tokens, each `[N]`."""
     counts = [len(response) for _, response in sequences]
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(int)
-    out = [torch.empty(int(starts[-1])) for _ in range(count)]
+    out = [torch.empty(int(starts[-1])) for _ in range(width)]
     scored = [i for i, count in enumerate(counts) if count]
     for batch in forward_batches(split, [sequences[i] for i in scored], token_budget):
         chosen = [scored[i] for i in batch]

@@ -13,7 +13,7 @@ from entropyctl.errors import EngineError, InputError
 from entropyctl.table.columns import flat_values, list_column, row_lengths, row_of_token, with_column
 from entropyctl.table.conform import row_name
 from entropyctl.tokenstats.blocks import BlockStatistics
-from entropyctl.tokenstats.forward import score_sequences
+from entropyctl.tokenstats.forward import score_sequences, value_sequences
 from entropyctl.tokenstats.split import SplitModel
 
 COLUMNS = BlockStatistics._fields
@@ -77,9 +77,7 @@ def add_values(
     Args and Raises: as for `add_statistics`.
     """
     sequences = sequences_of(rows, split.model)
-    return _with_numbers(
-        rows, "values", value_sequences(split, sequences, token_budget=token_budget, advance=advance)
-    )
+    return _with_numbers(rows, "values", value_sequences(split, sequences, token_budget=token_budget, advance=advance))
 
 
 def sequences_of(rows: pa.Table, model: Any) -> list[tuple[list[int], list[int]]]:

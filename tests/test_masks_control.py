@@ -157,8 +157,9 @@ def test_unlikely_positives_are_weighed_up() -> None:
 def test_equally_likely_tokens_are_weighed_alike_and_a_fraction_is_not_rounded_up_by_arithmetic() -> None:
     ties = np.array([-1.0, -1.0, -0.5])
     assert probability(ties, np.ones(3), yes(3)).weights.tolist() == [2, 2, 1]
-    logp = -np.arange(15.0)
-    assert probability(logp, np.ones(15), yes(15)).weights.sum() == 15 + 3  # 0.2 * 15 > 3 in floating point
+    logp = -np.arange(100.0)
+    assert 0.07 * 100 > 7
+    assert probability(logp, np.ones(100), yes(100), fraction=0.07).weights.sum() == 100 + 7
 
 
 # --- sequence, importance, rejection: between the sampling engine and the trainer ---
@@ -174,6 +175,7 @@ def test_bad_responses_that_the_policy_has_left_are_dropped() -> None:
     mask = np.array([True, True, True, True, True, False])  # the mean is then 0.1: the bound itself is kept
     assert sequence(rollout, logp, A, mask, rows).weights.tolist() == [0, 1, 1, 1, 1, 1]
     assert sequence(rollout, -logp, A, yes(6), rows).weights.tolist() == [1] * 6
+    assert sequence(rollout, logp, 0 * A, yes(6), rows).weights.tolist() == [1] * 6
 
 
 # verl 0.9.1 on the fixture of METHODS_CORE 14: x = log p_train - log p_rollout of three responses

@@ -74,7 +74,7 @@ def probability(
 
 def _lowest(values: Array, fraction: float) -> Array:
     """True for the lowest ceil(fraction n) of n values, and for what equals the last of them."""
-    count = math.ceil(round(fraction * len(values), 9))  # 0.2 * 15 is a little above 3 in floating point
+    count = math.ceil(round(fraction * len(values), 9))  # 0.07 * 100 is a little above 7 in floating point
     if count == 0:
         return np.zeros(len(values), bool)
     return np.asarray(values <= np.partition(values, count - 1)[count - 1])

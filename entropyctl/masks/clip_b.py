@@ -6,8 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from entropyctl.masks._clip import outliers
+from entropyctl.masks._clip import outliers, worst
 from entropyctl.masks._compiled import Array, Compiled, removed
+from entropyctl.masks._require import require
 
 
 def clip_b(
@@ -19,6 +20,7 @@ def clip_b(
     mu_high: float | None = None,
     sides: Literal["low", "high", "both"] | None = None,
     apply_to: Literal["negative", "positive", "both"] | None = None,
+    max_frac: float | None = None,
     variant: Literal["paper", "trinity"] = "trinity",
 ) -> Compiled:
     """Clip_B: drop tokens whose S* lies far below the batch mean.
@@ -26,13 +28,22 @@ def clip_b(
     keep_t = [ -mu sigma <= S*_t - mean(S*) <= mu_high sigma ],  S*_t = p (H + log p),
     with mean and population deviation sigma over all valid tokens of the step.
 
-    Paper: Entropy dynamics in RL fine-tuning, arXiv 2602.03392 (default mu 2.5, sweep 2.0 to 3.0).
-    Code: Trinity-RFT, clipb_advantage.py.
+    Paper: On the Entropy Dynamics in Reinforcement Fine-Tuning of Large Language Models, arXiv 2602.03392
+    (mu 2.5, sweep 2.0 to 3.0).
+
+    Code: Trinity-RFT, clipb_advantage.py (mu 2.5).
 
     Where they differ: the code (variant trinity, the default) drops only tokens with A < 0 on the low side,
     and shrinks the loss's denominator; the text (variant paper) is two-sided on all tokens, and here keeps
     the denominator. The code takes log p from the sampling engine and H from the trainer; here both are of
-    the scoring policy.
+    the scoring policy. Neither caps what is dropped; max_frac does as in Clip_V.
+
+    Entropy: keeps it from falling in the default, which drops updates with A < 0 and S* far below the mean; two-sided
+    it bounds the change in both directions.
+
+    Shipped by: Trinity-RFT.
+
+    Verified: the authors' numbers (golden vectors); variant paper by a float64 reference written from the formula.
 
     Args:
         s_star: `[N]` S* of the tokens, nats.
@@ -42,10 +53,14 @@ def clip_b(
         mu_high: the same above the mean; mu when not given.
         sides: which side is tested; default low (trinity) or both (paper).
         apply_to: which sign of A is tested; default negative (trinity) or both (paper).
+        max_frac: most tokens that may be dropped, as a fraction; at least one; no cap without it.
         variant: the authors' code or the paper's text.
 
+    Returns:
+        A smaller loss mask (trinity), or weights of 0 on the tokens dropped (paper).
+
     Raises:
-        UsageError: a width is negative or not finite.
+        UsageError: a width is negative or not finite, or max_frac outside [0, 1].
     """
     score_N = np.asarray(s_star, np.float64)
     valid_N = np.asarray(loss_mask, bool)
@@ -54,8 +69,12 @@ def clip_b(
     sigma = float(np.sqrt(((score_N[valid_N] - mean) ** 2).sum() / count))
     sides = sides or ("low" if variant == "trinity" else "both")
     apply_to = apply_to or ("negative" if variant == "trinity" else "both")
+    if max_frac is not None:
+        require(0 <= max_frac <= 1, "--max-frac", max_frac, "lie in [0, 1]")
     drop_N = valid_N & outliers(score_N - mean, sigma, mu, mu if mu_high is None else mu_high, sides)
     sign_N = np.sign(advantages)
     if apply_to != "both":
         drop_N &= sign_N == (-1 if apply_to == "negative" else 1)
+    if max_frac is not None:
+        drop_N = worst(drop_N, np.abs(score_N - mean), sign_N, int(valid_N.sum()), max_frac)
     return removed(~drop_N, valid_N, counted=variant == "paper")

@@ -12,7 +12,18 @@ def none(loss_mask: Array) -> Compiled:
 
     w_t = 1, c_t = 0. The control experiment, and a way to compare the other methods' summaries with plain GRPO.
 
+    Source: none; it is what every method is compared with.
+
+    Entropy: what the update does to it, unchanged.
+
+    Shipped by: every peer.
+
+    Verified: by definition.
+
     Args:
         loss_mask: `[N]`, True where the policy chose the token.
+
+    Returns:
+        Weights of 1.
     """
     return Compiled(weights=np.ones(len(loss_mask), np.float32))

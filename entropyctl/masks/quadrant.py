@@ -28,11 +28,18 @@ def quadrant(
     A < 0, S > 0 (neg-high) raises it;           A < 0, S < 0 (neg-low) lowers it.
     w_t = 1 in the quadrants that are kept, 0 in the others; tokens with A = 0 or S = 0 are in none and stay.
 
-    Paper: Entropy dynamics in RL fine-tuning, arXiv 2602.03392, which keeps one quadrant at a time. It plots
-    S*; the exact first-order sign is that of S* - E[S] (Theorem 3.3), the default here.
+    Paper: On the Entropy Dynamics in Reinforcement Fine-Tuning of Large Language Models, arXiv 2602.03392, which
+    keeps one quadrant at a time.
 
-    Where implementations differ: no code was published for this experiment. Variant paper keeps removed
-    tokens in the loss's denominator; variant trinity drops them from it, as that code base's clips do.
+    Where they differ: the paper plots S*; the exact first-order sign is that of S* - E[S] (Theorem 3.3), the
+    default here. No code was published for this experiment. Variant paper keeps removed tokens in the loss's
+    denominator; variant trinity drops them from it, as that code base's clips do.
+
+    Entropy: raised by pos-low and neg-high, lowered by pos-high and neg-low; the quadrants that are kept decide.
+
+    Shipped by: none of the peers.
+
+    Verified: a float64 reference written from the formula; no code was published.
 
     Args:
         s_star: `[N]` S* of the tokens, nats.
@@ -42,6 +49,9 @@ def quadrant(
         keep: comma-separated quadrants out of pos-high, pos-low, neg-high, neg-low.
         score: S* - E[S] (centred) or S* itself (s-star).
         variant: whether removed tokens are counted (paper) or not (trinity).
+
+    Returns:
+        Weights of 0 on the tokens removed (paper), or a smaller loss mask (trinity).
 
     Raises:
         UsageError: a name in keep is no quadrant.

@@ -1,0 +1,23 @@
+"""The covariance of advantage and log-probability, token by token (2505.22617): shared by Clip-Cov, KL-Cov and SENT."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from entropyctl.masks._compiled import Array
+
+
+def covariances(advantages_M: Array, logprobs_M: Array) -> Array:
+    """Each token's part in the covariance: (A - mean A)(log p - mean log p), means over the tokens given.
+
+    Args:
+        advantages_M: A of the tokens that are counted, and of no others.
+        logprobs_M: their log p, nats.
+
+    Returns:
+        `[M]` float64.
+    """
+    if len(advantages_M) == 0:
+        return np.zeros(0)
+    a_M, l_M = (np.asarray(x, np.float64) for x in (advantages_M, logprobs_M))
+    return (a_M - a_M.mean()) * (l_M - l_M.mean())

@@ -13,6 +13,7 @@ from entropyctl.errors import one_line
 GROUPS = {
     "A training step, in order": ("rollout", "score", "advantage", "mask", "update"),
     "Measure and predict": ("eval", "fit-law"),
+    "Look ahead, from files": ("forecast", "objective", "select"),
     "Look at files": ("inspect", "check", "schema"),
     "Shell": ("completion",),
 }

@@ -13,6 +13,7 @@ import sys
 import tomllib
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -96,6 +97,30 @@ GraderTimeout = Annotated[
 ]
 Workers = Annotated[int | None, typer.Option(metavar="N", help="Grading processes; one per core when not given.")]
 
+Reduction = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODE",
+        help="token-mean, token-sum, seq-mean-token-sum, seq-mean-token-mean or seq-mean-token-sum-norm; by default "
+        "what the objective's authors use.",
+    ),
+]
+Norm = Annotated[
+    float | None, typer.Option(metavar="X", help="Constant of seq-mean-token-sum-norm: the longest response.")
+]
+_KL_KINDS = "k1|k2|k3|abs[+]"
+Kl = Annotated[
+    str,
+    typer.Option(metavar=_KL_KINDS, help="Estimator of the KL to the old policy; with + it has the gradient of k2."),
+]
+KlCoef = Annotated[
+    float, typer.Option(metavar="X", help="Its coefficient on every token, beside what the mask asks for.")
+]
+RefKl = Annotated[str, typer.Option(metavar=_KL_KINDS, help="Estimator of the KL to the reference policy.")]
+RefKlCoef = Annotated[
+    float, typer.Option(metavar="X", help="Its coefficient on every token; above 0 it needs `score --ref`.")
+]
+
 EPILOG = "An option that is not given is read from {prefix}_OPTION, then from --config (or ENTROPYCTL_CONFIG)."
 
 # Which extra brings a package that the core does without.
@@ -128,7 +153,7 @@ def run(stage: str, function: Callable[..., object], argv: list[str]) -> int:
     _share_the_cores()
     debug = "--debug" in argv
     try:
-        prefix = f"ENTROPYCTL_{stage}".upper().replace("-", "_").replace(" ", "_").replace("+", "P")
+        prefix = f"ENTROPYCTL_{stage}".upper().replace("-", "_").replace(" ", "_").replace("+", "P").replace("@", "_")
         command = typer.main.get_command(_app(function, EPILOG.format(prefix=prefix)))
         defaults = _defaults(stage, argv, {p.name for p in command.params if p.name})
         result = command.main(
@@ -247,26 +272,48 @@ def _with_common_flags(function: Callable[..., object]) -> Callable[..., object]
     return command
 
 
+def value_of(stage: str, option: str, argv: list[str]) -> str | None:
+    """The value of an option on which a command's other flags depend, before there is a command to parse it."""
+    value = _word_after(f"--{option}", argv) or os.environ.get(f"ENTROPYCTL_{stage}_{option}".upper())
+    if value is None:
+        with suppress(EntropyctlError):  # said again, as the one message, when the command runs
+            table = _configuration(argv)[1].get(stage)
+            value = table.get(option) if isinstance(table, dict) else None
+    return value if isinstance(value, str) else None
+
+
+def _word_after(flag: str, argv: list[str]) -> str | None:
+    found = None
+    for i, word in enumerate(argv):
+        if word == flag and i + 1 < len(argv):
+            found = argv[i + 1]
+        elif word.startswith(f"{flag}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def _configuration(argv: list[str]) -> tuple[str | None, dict[str, Any]]:
+    """The configuration file's path and its tables."""
+    path = _word_after("--config", argv) or os.environ.get("ENTROPYCTL_CONFIG")
+    if path is None:
+        return None, {}
+    try:
+        with open(path, "rb") as file:
+            return path, tomllib.load(file)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check --config") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: is not TOML ({error}); mend it") from None
+
+
 def _defaults(stage: str, argv: list[str], known: set[str]) -> dict[str, Any]:
     """The stage's table of the configuration file, as typer wants it.
 
     `mask clip-v` reads [mask.clip-v], and what it knows of [mask], which all masks share.
     """
-    path = os.environ.get("ENTROPYCTL_CONFIG")
-    for i, word in enumerate(argv):
-        if word == "--config" and i + 1 < len(argv):
-            path = argv[i + 1]
-        elif word.startswith("--config="):
-            path = word.partition("=")[2]
+    path, tables = _configuration(argv)
     if path is None:
         return {}
-    try:
-        with open(path, "rb") as file:
-            tables = tomllib.load(file)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check --config") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: is not TOML ({error}); mend it") from None
     stages = names("stages")
     if odd := next((n for n, value in tables.items() if isinstance(value, dict) and n not in stages), None):
         raise UsageError(f"{path}: [{odd}] is no stage; known: {', '.join(stages)}")

@@ -177,6 +177,16 @@ def step_correct(rows: pa.Table) -> Array:
     return of_labels(rows["step_labels"], lengths(rows))
 
 
+def base_mask(rows: pa.Table) -> Array:
+    """`[N]` the loss mask as it was before any mask."""
+    mask_N = flat_values(rows["loss_mask"]).astype(bool)
+    if "base_mask" not in rows.column_names:
+        return mask_N
+    kept_N = np.ones(len(mask_N), bool)
+    kept_N[np.repeat(~null_rows(rows["base_mask"]), lengths(rows))] = flat_values(rows["base_mask"])
+    return kept_N
+
+
 def _old(name: str) -> Derived:
     """The statistic of the policy that the step started from: the table's own column unless it was scored again."""
     old = f"old_{name}"
@@ -197,10 +207,11 @@ DERIVED: dict[str, Derived] = {
     "cluster": Derived(("prompt_id", "outcome", "predicted"), (), cluster),
     "token_key": Derived(("prompt_id", "loss_mask"), (), token_key),
     "token_rewards": Derived(("reward", "loss_mask"), ("token_rewards",), token_rewards),
+    "base_mask": Derived(("loss_mask",), ("base_mask",), base_mask),
     "greedy": Derived((), ("greedy",), greedy),
     "step_correct": Derived(("step_labels", "loss_mask"), (), step_correct),
     "rewards": Derived((), (), rewards),
     "old_logprobs": _old("logprobs"),
     "old_entropies": _old("entropies"),
 }
-PER_TOKEN = {"row_of_token", "token_key", "token_rewards", "step_correct", "old_logprobs", "old_entropies"}
+PER_TOKEN = {"row_of_token", "token_key", "base_mask", "token_rewards", "step_correct", "old_logprobs", "old_entropies"}

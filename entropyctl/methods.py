@@ -46,6 +46,28 @@ def run(stage: str, kind: str, body: Callable[..., object], argv: list[str]) -> 
     return commands.run(f"{stage} {name}", _command(kind, name, body), argv[1:])
 
 
+def run_with(stage: str, kind: str, option: str, default: str, body: Callable[..., object], argv: list[str]) -> int:
+    """Run `entropyctl STAGE --OPTION NAME ...`, a stage that works with one method of a kind and has its flags.
+
+    Args:
+        stage: name of the stage.
+        kind: folder (and entry-point group) of the methods.
+        option: the flag that names one.
+        default: the method without that flag.
+        body: what the stage does; called as in `run`.
+        argv: the arguments after the stage's name.
+    """
+    name = commands.value_of(stage, option, argv) or default
+    known = registry.names(kind)
+    if name not in known:
+        print(f"entropyctl {stage}: --{option}: there is no '{name}'; known: {', '.join(known)}", file=sys.stderr)
+        return 2
+    command = _command(kind, name, body)
+    doc = inspect.getdoc(body) or ""
+    command.__doc__ = f"{doc}\n\n--{option} {name}:\n\n{command.__doc__}"
+    return commands.run(stage, command, argv)
+
+
 def _help(stage: str, kind: str, body: Callable[..., object]) -> str:
     doc = as_help(inspect.getdoc(body) or "").replace("\b\n", "")
     lines = [f"Usage: entropyctl {stage} METHOD [OPTIONS] [INPUT]...", "", doc, "", "Methods:"]

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import typer
 
-from entropyctl import commands
+from entropyctl import commands, methods
 from entropyctl.commands import AllowMismatch, Device, Dtype, Inputs, Json, Quiet
 
 
 def run(argv: list[str]) -> int:
     """The `entropyctl update` command."""
-    return commands.run("update", update, argv)
+    return methods.run_with("update", "objectives", "objective", "ppo", update, argv)
 
 
 def update(
+    method: str,
+    function: Callable[..., Any],
+    params: dict[str, Any],
     inputs: Inputs = None,
     policy: commands.Policy = None,
+    objective: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Policy loss; its own flags are above. `entropyctl objective` lists them."),
+    ] = "ppo",
+    mask: Annotated[
+        Literal["saved", "live"],
+        typer.Option(help="The mask's numbers from the file, or made again on each mini-batch by the recorded method."),
+    ] = "saved",
     publish: Annotated[
         bool, typer.Option("--publish", help="Write the next version and make it `latest`, after every step.")
     ] = False,
@@ -28,22 +40,25 @@ def update(
     optimizer: Annotated[str, typer.Option(metavar="adamw|sgd", help="AdamW (0.9, 0.999), or plain SGD.")] = "adamw",
     weight_decay: Annotated[float, typer.Option(metavar="X", help="Decoupled weight decay.")] = 0.0,
     grad_clip: Annotated[float, typer.Option(metavar="X", help="Largest norm of the gradient.")] = 1.0,
-    clip_low: Annotated[float, typer.Option(metavar="X", help="PPO: how far below 1 the ratio may go.")] = 0.2,
-    clip_high: Annotated[float, typer.Option(metavar="X", help="PPO: how far above 1; 0.28 is DAPO's.")] = 0.2,
-    dual_clip: Annotated[float, typer.Option(metavar="X", help="PPO: bound on the ratio where A < 0.")] = 3.0,
-    reduction: Annotated[
-        str,
-        typer.Option(
-            metavar="MODE",
-            help="token-mean, token-sum, seq-mean-token-sum, seq-mean-token-mean or seq-mean-token-sum-norm.",
-        ),
-    ] = "token-mean",
-    norm: Annotated[
-        float | None, typer.Option(metavar="X", help="Constant of seq-mean-token-sum-norm: the longest response.")
+    reduction: commands.Reduction = None,
+    norm: commands.Norm = None,
+    kl: commands.Kl = "k3",
+    kl_coef: commands.KlCoef = 0.0,
+    ref_kl: commands.RefKl = "k3",
+    ref_kl_coef: commands.RefKlCoef = 0.0,
+    entropy_coef: Annotated[
+        float, typer.Option(metavar="X", help="Entropy bonus: loss -= X H. Where a controller moves it, its start.")
+    ] = 0.0,
+    entropy_control: Annotated[
+        Literal["fixed", "skywork", "trl"], typer.Option(help="Who moves the coefficient towards the target.")
+    ] = "fixed",
+    entropy_target: Annotated[float, typer.Option(metavar="H", help="Entropy that a controller holds, nats.")] = 0.2,
+    entropy_delta: Annotated[
+        float | None, typer.Option(metavar="X", help="Its step: 1e-4 (skywork) or 5e-3 (trl).")
     ] = None,
-    kl: Annotated[
-        str, typer.Option(metavar="k1|k2|k3|abs", help="Estimator of the penalty that a mask asks for.")
-    ] = "k3",
+    entropy_max: Annotated[
+        float | None, typer.Option(metavar="X", help="Its largest coefficient: 5e-3 (skywork) or 1 (trl).")
+    ] = None,
     mini_batches: Annotated[int, typer.Option(metavar="N", help="Optimiser steps per epoch; groups stay whole.")] = 1,
     epochs: Annotated[int, typer.Option(metavar="N", help="How often the step's responses are used.")] = 1,
     token_budget: commands.TokenBudget = 4096,
@@ -55,43 +70,61 @@ def update(
 ) -> None:
     """Train the policy on a masked table, and publish its next version.
 
-    loss = (1/Z) sum_t loss_mask_t [ w_t l_PPO(r_t, A_t) + c_t KL_t ],   r_t = p(token) / p_scored(token)
+    loss = (1/Z) sum_t loss_mask_t [ w_t l_t(r_t, A_t) + (c_t + kl_coef) KL_t(old) + ref_kl_coef KL_t(ref) - coef H_t ]
 
-    with w and c from the table (1 and 0 where it has none) and Z from --reduction. Weights and optimiser state
-    are float32; --dtype bfloat16 computes the passes in it.
+    with w and c from the table (1 and 0 where it has none), l from --objective and Z from --reduction;
+    r_t = p(token) / p_scored(token). Weights and optimiser state are float32; --dtype bfloat16 computes the
+    passes in it.
     """
-    params = dict(locals())
+    given = {k: v for k, v in locals().items() if k not in ("function", "method", "params")}
+    from dataclasses import replace
     from functools import partial
 
+    from entropyctl.objectives import default_reduction
     from entropyctl.policy.publish import policy_to_train
-    from entropyctl.registry import load_function
     from entropyctl.reporting import report
     from entropyctl.table import new_record, read
-    from entropyctl.training import NEEDS, OPTIONAL, Recipe, check_policy, open_trainer, train_steps
+    from entropyctl.training import EntropyBonus, Recipe, check_policy, columns_for, open_trainer, train_steps
+    from entropyctl.training.live import recorded_masks
 
     path = commands.required("--policy", policy)
     allowed = tuple(allow_mismatch or ())
+    bonus = None
+    if entropy_coef or entropy_control != "fixed":
+        bonus = EntropyBonus(entropy_control, entropy_coef, entropy_target, entropy_delta, entropy_max)
+    recipe = Recipe(
+        objective=partial(function, **params),
+        reduction=reduction or default_reduction(method),
+        norm=norm,
+        kl=kl,
+        kl_coef=kl_coef,
+        ref_kl=ref_kl,
+        ref_kl_coef=ref_kl_coef,
+        bonus=bonus,
+        mini_batches=mini_batches,
+        epochs=epochs,
+        grad_clip=grad_clip,
+        token_budget=token_budget,
+        dtype=dtype,
+    )
+    needed, wanted = columns_for(recipe.reads)
+    # A mask that runs again may want any column; which ones stands in the file.
+    columns = None if mask == "live" else wanted
     with (
         policy_to_train(path, publish=publish) as found,
-        read(inputs or ["-"], columns=OPTIONAL, needs=NEEDS, allow_mismatch=allowed) as source,
+        read(inputs or ["-"], columns=columns, needs=needed, allow_mismatch=allowed) as source,
     ):
-        ppo = load_function("objectives", "ppo")
-        recipe = Recipe(
-            objective=partial(ppo, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip),
-            reduction=reduction,
-            norm=norm,
-            kl=kl,
-            mini_batches=mini_batches,
-            epochs=epochs,
-            grad_clip=grad_clip,
-            token_budget=token_budget,
-            temperature=source.temperature,
-            dtype=dtype,
-        )
-        check_policy(source, found, allowed)
+        recipe = replace(recipe, temperature=source.temperature)
+        live = recorded_masks(source) if mask == "live" else ()
+        if "advantages" in recipe.reads:
+            check_policy(source, found, allowed)
         trainer = open_trainer(found, optimizer, lr, weight_decay, device)
-        record = new_record("update", params, policy=found.digest)
-        for values in train_steps(trainer, source, recipe, record, publish=publish, metrics=metrics, quiet=quiet):
+        if bonus is not None:
+            bonus.restore(trainer.facts)
+        record = new_record("update", {**params, **given}, policy=found.digest)
+        for values in train_steps(
+            trainer, source, recipe, record, publish=publish, metrics=metrics, quiet=quiet, live=live
+        ):
             shown = values if json else {name: values[name] for name in HEADLINES}
             report("update", shown, as_json=json, quiet=quiet, stdout_is_data=False)
 

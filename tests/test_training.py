@@ -46,15 +46,17 @@ def make_batch(seed: int = 0, rows: int = 6) -> Batch:
     sequences = [
         (rng.integers(1, 200, int(rng.integers(1, 7))).tolist(), rng.integers(1, 200, n).tolist()) for n in lengths
     ]
-    return Batch(
-        sequences,
-        lengths,
-        rng.random(count) < 0.8,
-        (-rng.random(count) * 8).astype(np.float32),
-        rng.normal(size=count).astype(np.float32),
-        rng.choice([0.0, 1.0, 0.5], count).astype(np.float32),
-        rng.choice([0.0, 0.3], count).astype(np.float32),
-    )
+    loss_mask = rng.random(count) < 0.8
+    old_logprobs = (-rng.random(count) * 8).astype(np.float32)
+    advantages = rng.normal(size=count).astype(np.float32)
+    weights = rng.choice([0.0, 1.0, 0.5], count).astype(np.float32)
+    kl_coefs = rng.choice([0.0, 0.3], count).astype(np.float32)
+    inputs = {"old_logprobs": old_logprobs, "advantages": advantages}
+    return Batch(sequences, lengths, loss_mask, weights, kl_coefs, inputs)
+
+
+def with_inputs(batch: Batch, **changes: np.ndarray) -> Batch:
+    return replace(batch, inputs={**batch.inputs, **changes})
 
 
 @pytest.fixture
@@ -114,8 +116,7 @@ def test_a_removed_token_has_no_gradient_and_stays_in_the_denominator(model) -> 
     everything = np.ones_like(batch.loss_mask)
 
     def step(weights, mask):
-        changed = Batch(batch.sequences, batch.lengths, mask, batch.old_logprobs, batch.advantages, weights, zeros)
-        return gradients(model, changed, make_recipe())
+        return gradients(model, batch.masked(mask, weights, zeros), make_recipe())
 
     by_weight = step(only_first, everything)
     first = everything & (only_first > 0)
@@ -126,14 +127,8 @@ def test_a_removed_token_has_no_gradient_and_stays_in_the_denominator(model) -> 
 
 def test_nothing_to_learn_makes_no_optimiser_step(model) -> None:
     batch = make_batch()
-    nothing = Batch(
-        batch.sequences,
-        batch.lengths,
-        batch.loss_mask,
-        batch.old_logprobs,
-        np.zeros_like(batch.advantages),
-        batch.weights,
-        np.zeros_like(batch.kl_coefs),
+    nothing = with_inputs(batch, advantages=np.zeros_like(batch.advantages)).masked(
+        batch.loss_mask, batch.weights, None
     )
     before = [p.detach().clone() for p in model.parameters()]
     found = train_step(split_model(model), make_optimizer(model, "adamw", 1e-2, 0.1), [nothing], make_recipe())
@@ -197,7 +192,7 @@ def test_clip_bounds_reach_the_loss(model) -> None:
     now = score_sequences(
         split_model(model), batch.sequences, temperature=TEMPERATURE, token_budget=10_000
     ).logprobs.numpy()
-    near = replace(batch, old_logprobs=now - 0.05)  # ratios of 1.05: inside the default band, outside a narrow one
+    near = with_inputs(batch, old_logprobs=now - 0.05)  # ratios of 1.05: inside the default band, outside a narrow one
     wide = gradients(model, near, make_recipe())
     narrow = gradients(model, near, make_recipe(objective=partial(ppo, clip_low=0.01, clip_high=0.01)))
     assert max((a - b).abs().max().item() for a, b in zip(wide, narrow, strict=True)) > 1e-4
@@ -229,14 +224,8 @@ def test_kl_and_clip_fraction_count_every_token_of_the_loss(model) -> None:
     now = score_sequences(split_model(model), batch.sequences, temperature=TEMPERATURE, token_budget=10_000)
     old = now.logprobs.numpy() - 0.5  # r = e^0.5 everywhere: beyond the clip where A > 0
     first = np.repeat(np.arange(len(batch.lengths)), batch.lengths) == 0
-    only_first = replace(
-        batch,
-        old_logprobs=old,
-        loss_mask=np.ones_like(batch.loss_mask),
-        advantages=np.where(first, 1.0, 0.0).astype(np.float32),
-        weights=np.ones_like(batch.weights),
-        kl_coefs=np.zeros_like(batch.kl_coefs),
-    )
+    pulled = with_inputs(batch, old_logprobs=old, advantages=np.where(first, 1.0, 0.0).astype(np.float32))
+    only_first = pulled.masked(np.ones_like(batch.loss_mask), None, None)
     found = train_step(split_model(model), make_optimizer(model, "sgd", 0.0, 0.0), [only_first], make_recipe())
     share = first.sum() / len(first)
     assert found["clip_fraction"] == pytest.approx(share)

@@ -172,17 +172,6 @@ def laid_on(rows: pa.Table) -> Laid:
     return Laid(_column(rows, "weights", 1.0), _column(rows, "kl_coefs", 0.0), mask_N)
 
 
-def base_mask(rows: pa.Table) -> Array:
-    """`[N]` the loss mask as it was before any mask."""
-    mask_N = flat_values(rows["loss_mask"]).astype(bool)
-    if "base_mask" not in rows.column_names:
-        return mask_N
-    lengths_B = row_lengths(rows["loss_mask"])
-    kept_N = np.ones(len(mask_N), bool)
-    kept_N[np.repeat(~null_rows(rows["base_mask"]), lengths_B)] = flat_values(rows["base_mask"])
-    return kept_N
-
-
 def _where_not_all(mask_N: Array, lengths_B: Array) -> pa.Array:
     """A column of the rows' masks, null where a row's is all true."""
     partial_B = np.zeros(len(lengths_B), bool)

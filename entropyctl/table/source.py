@@ -213,6 +213,10 @@ class Source:
         """All records of all inputs; of a stream, complete only after its end."""
         return merge_chains([i.header.chain for i in self.inputs])
 
+    def chain_of(self, column: str) -> list[Record]:
+        """The records of the file that a column is taken from; none where no input has it."""
+        return self.inputs[self._owner[column]].header.chain if column in self._owner else []
+
     def origins(self, rows: int) -> list[dict[str, object]]:
         """What a record of provenance says of the inputs, after `rows` rows were read of the first."""
         found: list[dict[str, object]] = []

@@ -5,29 +5,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from entropyctl.inputs import inputs, is_per_token, needs, optional
 from entropyctl.table.columns import flat_values, row_lengths
+from entropyctl.table.columns import row_of_token as rows_of_tokens
 
 Array = npt.NDArray[Any]
 
-NEEDS = (
-    "prompt_id",
-    "prompt_tokens",
-    "tokens",
-    "loss_mask",
-    "logprobs",
-    "entropies",
-    "s_star",
-    "expected_s",
-    "advantages",
-)
+# What every update reads; an objective adds what it reads itself.
+SEQUENCES = ("prompt_id", "prompt_tokens", "tokens", "loss_mask")
+STATISTICS = ("logprobs", "entropies", "s_star", "expected_s")
 OPTIONAL = ("weights", "kl_coefs", "reward")
+
+# What an objective or a mask that runs live is given anew in every forward pass, and not out of the table.
+CURRENT = (*STATISTICS, "sum_p2", "loss_mask", "row_of_token")
 
 
 @dataclass(frozen=True)
@@ -37,45 +35,109 @@ class Batch:
     sequences: list[tuple[list[int], list[int]]]  # B (prompt, response) token ids
     lengths: Array  # [B] int64
     loss_mask: Array  # [N] bool
-    old_logprobs: Array  # [N] float32, nats
-    advantages: Array  # [N] float32
     weights: Array  # [N] float32
     kl_coefs: Array  # [N] float32
+    inputs: Mapping[str, Any]  # by name, as entropyctl.inputs has them: [N], [B] or one for the step
 
     @property
     def starts(self) -> Array:
         """`[B + 1]` where each response's tokens begin."""
         return np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
 
+    @property
+    def row_of_token(self) -> Array:
+        """`[N]` the response of each token."""
+        return rows_of_tokens(self.lengths)
+
+    @property
+    def advantages(self) -> Array | None:
+        """`[N]` float32, where the objective reads them."""
+        return self.inputs.get("advantages")
+
+    @property
+    def old_logprobs(self) -> Array | None:
+        """`[N]` float32 log p under the policy that the step started from, nats; where anything reads them."""
+        return self.inputs.get("old_logprobs")
+
     def take(self, rows: Array) -> Batch:
         """Some of the responses, in the order given."""
         starts = self.starts
         at = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in rows] or [np.zeros(0, np.int64)])
-        flat = (x[at] for x in (self.loss_mask, self.old_logprobs, self.advantages, self.weights, self.kl_coefs))
-        return Batch([self.sequences[i] for i in rows], self.lengths[rows], *flat)
+        taken: dict[str, Any] = {}
+        for name, values in self.inputs.items():
+            whole = isinstance(values, dict) or np.ndim(values) == 0  # one for the step
+            taken[name] = values if whole else values[at if is_per_token(name) else rows]
+        return Batch(
+            [self.sequences[i] for i in rows],
+            self.lengths[rows],
+            self.loss_mask[at],
+            self.weights[at],
+            self.kl_coefs[at],
+            taken,
+        )
 
-    def learning_rows(self) -> Array:
-        """Responses that have a token with a gradient; the others need no forward pass."""
-        active_N = self.loss_mask & ((self.weights * self.advantages != 0) | (self.kl_coefs != 0))
-        row_N = np.repeat(np.arange(len(self.lengths)), self.lengths)
-        return np.flatnonzero(np.bincount(row_N, active_N, minlength=len(self.lengths)))
+    def masked(self, loss_mask: Array, weights: Array | None, kl_coefs: Array | None) -> Batch:
+        """The same responses under another mask; None is weights of 1, coefficients of 0."""
+        ones = np.ones(len(loss_mask), np.float32)
+        return replace(
+            self,
+            loss_mask=loss_mask,
+            weights=ones if weights is None else weights,
+            kl_coefs=0 * ones if kl_coefs is None else kl_coefs,
+        )
+
+    def learning_rows(self, *, by_advantage: bool) -> Array:
+        """Responses that have a token with a gradient; the others need no forward pass.
+
+        Args:
+            by_advantage: nothing but the policy loss and the penalties of the mask pulls, so that a token with
+                neither an advantage nor a coefficient has no gradient.
+        """
+        active_N = self.loss_mask
+        if by_advantage and self.advantages is not None:
+            active_N = active_N & ((self.weights * self.advantages != 0) | (self.kl_coefs != 0))
+        return np.flatnonzero(np.bincount(self.row_of_token, active_N, minlength=len(self.lengths)))
 
 
-def read_batch(rows: pa.Table) -> Batch:
-    """The rows of a step. Without weights every weight is 1, without kl_coefs every coefficient 0."""
-    count = int(row_lengths(rows["tokens"]).sum())
+def columns_for(reads: tuple[str, ...], always: tuple[str, ...] = SEQUENCES) -> tuple[list[str], list[str]]:
+    """Columns that must be there, and those that are used where they are, for what the parts of an update read.
+
+    Args:
+        reads: inputs of the objective and of masks that run live.
+        always: columns that are needed whatever those read.
+    """
+    statistics = STATISTICS if "advantages" in reads and always == SEQUENCES else ()
+    needed = [*always, *statistics, *needs(_from_table(reads))]
+    return list(dict.fromkeys(needed)), [*OPTIONAL, *optional(_from_table(reads))]
+
+
+def _from_table(reads: tuple[str, ...]) -> list[str]:
+    return [name for name in reads if name not in CURRENT]
+
+
+def read_batch(rows: pa.Table, reads: tuple[str, ...], *, forward: bool = True) -> Batch:
+    """The rows of a step. Without weights every weight is 1, without kl_coefs every coefficient 0.
+
+    Args:
+        rows: one step.
+        reads: the inputs of everything that will work on the batch.
+        forward: whether the sequences are wanted, for a forward pass; else the batch has none.
+    """
+    lengths_B = row_lengths(rows["loss_mask"])
+    count = int(lengths_B.sum())
 
     def column(name: str, missing: float) -> Array:
         return flat_values(rows[name]) if name in rows.column_names else np.full(count, missing, np.float32)
 
+    names = _from_table(reads)
+    tokens = (rows[name].to_pylist() if forward else [] for name in ("prompt_tokens", "tokens"))
     return Batch(
-        sequences=list(zip(rows["prompt_tokens"].to_pylist(), rows["tokens"].to_pylist(), strict=True)),
-        lengths=row_lengths(rows["tokens"]),
+        sequences=list(zip(*tokens, strict=True)),
+        lengths=lengths_B,
         loss_mask=flat_values(rows["loss_mask"]).astype(bool),
-        old_logprobs=flat_values(rows["logprobs"]),
-        advantages=flat_values(rows["advantages"]),
         weights=column("weights", 1.0),
         kl_coefs=column("kl_coefs", 0.0),
+        inputs=dict(zip(names, inputs(rows, names), strict=True)),
     )
 
 

@@ -42,7 +42,7 @@ def measure(split: SplitModel, batch: Batch, recipe: Recipe) -> Statistics:
     return statistics
 
 
-def entropy_change(batch: Batch, before: Statistics, after: Statistics, eta: float) -> dict[str, float]:
+def entropy_change(batch: Batch, before: Statistics, after: Statistics, eta: float) -> dict[str, float | None]:
     """Mean entropy before and after, the realised change, and the predicted one.
 
     predicted = mean_t [ -eta w_t r_t A_t (S*_t - E[S]_t) ],  r_t = p_before / p_scored  (2602.03392, Theorem 3.3)
@@ -54,21 +54,25 @@ def entropy_change(batch: Batch, before: Statistics, after: Statistics, eta: flo
         eta: step size on the logits; the learning rate, for want of a better one.
 
     Returns:
-        The four columns of the metrics table; nats, means over all response tokens.
+        The four columns of the metrics table; nats, means over all response tokens. Nothing is predicted where no
+        advantages are trained on.
     """
-    log_ratio_N = (before.logprobs.astype(np.float64) - batch.old_logprobs).clip(-20, 20)
-    change_N = predicted_change(
-        batch.advantages,
-        before.s_star,
-        before.expected_s,
-        weights_N=batch.weights * batch.loss_mask,
-        ratios_N=np.exp(log_ratio_N),
-        eta=eta,
-    )
+    predicted = None
+    if batch.advantages is not None and batch.old_logprobs is not None:
+        log_ratio_N = (before.logprobs.astype(np.float64) - batch.old_logprobs).clip(-20, 20)
+        change_N = predicted_change(
+            batch.advantages,
+            before.s_star,
+            before.expected_s,
+            weights_N=batch.weights * batch.loss_mask,
+            ratios_N=np.exp(log_ratio_N),
+            eta=eta,
+        )
+        predicted = float(change_N.mean(dtype=np.float64))
     H, H_after = before.entropies.mean(dtype=np.float64), after.entropies.mean(dtype=np.float64)
     return {
         "entropy": float(H),
         "entropy_after": float(H_after),
         "realised_change": float(H_after - H),
-        "predicted_change": float(change_N.mean(dtype=np.float64)),
+        "predicted_change": predicted,
     }

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from torch import Tensor
 
 from entropyctl.errors import MismatchError, UsageError
 from entropyctl.objectives import ESTIMATORS, REDUCTIONS, PolicyLoss
 from entropyctl.policy import Policy
 from entropyctl.policy.checkpoint import parse_dtype
+from entropyctl.registry import inputs_of
 from entropyctl.table import Source
+from entropyctl.training.bonus import EntropyBonus
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a step is trained.
 
-    loss = sum_t k_t [ w_t policy_loss_t + c_t KL_t ]   with k_t from the reduction over the mini-batch
+    loss = sum_t k_t [ w_t policy_loss_t + (c_t + kl_coef) KL_t(old) + ref_kl_coef KL_t(reference) - coef H_t ]
+
+    with k_t from the reduction over the mini-batch.
     """
 
-    objective: Callable[[Tensor, Tensor, Tensor], PolicyLoss]
+    objective: Callable[..., PolicyLoss]
     reduction: str
     norm: float | None
     kl: str  # estimator of the penalty that kl_coefs scale
@@ -29,8 +32,26 @@ class Recipe:
     epochs: int
     grad_clip: float
     token_budget: int
-    temperature: float
     dtype: str  # of the passes; weights and optimiser state are float32
+    temperature: float = 1.0
+    kl_coef: float = 0.0  # penalty on every token against the policy that the step started from
+    ref_kl: str = "k3"  # estimator of the penalty against the reference
+    ref_kl_coef: float = 0.0
+    bonus: EntropyBonus | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The inputs that the loss reads."""
+        own = tuple(inputs_of(self.objective))
+        old = ("old_logprobs",) if "advantages" in own or self.kl_coef else ()
+        return (*own, *old, *(("ref_logprobs",) if self.ref_kl_coef else ()))
+
+    @property
+    def pulls_by_advantage(self) -> bool:
+        """Whether a token without an advantage and without a coefficient of the mask's has no gradient."""
+        own = inputs_of(self.objective)
+        other = self.kl_coef or self.ref_kl_coef or self.bonus is not None
+        return "advantages" in own and "ref_logprobs" not in own and not other
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained.
@@ -41,8 +62,12 @@ class Recipe:
         parse_dtype(self.dtype)
         if self.reduction not in REDUCTIONS:
             raise UsageError(f"--reduction: there is no '{self.reduction}'; known: {', '.join(REDUCTIONS)}")
-        if self.kl not in ESTIMATORS:
-            raise UsageError(f"--kl: there is no '{self.kl}'; known: {', '.join(ESTIMATORS)}")
+        for flag, kl in (("--kl", self.kl), ("--ref-kl", self.ref_kl)):
+            if kl not in ESTIMATORS:
+                raise UsageError(f"{flag}: there is no '{kl}'; known: {', '.join(ESTIMATORS)}")
+        for flag, coef in (("--kl-coef", self.kl_coef), ("--ref-kl-coef", self.ref_kl_coef)):
+            if not 0 <= coef < math.inf:
+                raise UsageError(f"{flag} {coef:g}: must be a finite number, 0 or above")
         if min(self.mini_batches, self.epochs, self.token_budget) < 1:
             raise UsageError("--mini-batches, --epochs and --token-budget must be at least 1")
         if not self.grad_clip > 0:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from entropyctl.errors import EngineError
-from entropyctl.objectives import kl_penalty, token_coefficients
-from entropyctl.tokenstats import SplitModel, forward_batches, response_hidden, token_logprobs
-from entropyctl.training.batch import Batch
+from entropyctl.objectives import token_coefficients
+from entropyctl.tokenstats import (
+    SplitModel,
+    forward_batches,
+    response_hidden,
+    token_logprobs,
+    token_logprobs_and_entropies,
+)
+from entropyctl.training.batch import Array, Batch
+from entropyctl.training.loss import token_loss
 from entropyctl.training.recipe import Recipe
+
+Advance = Callable[[int], None]
 
 
 def train_step(
@@ -22,7 +29,8 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     parts: list[Batch],
     recipe: Recipe,
-    advance: Callable[[int], None] = lambda tokens: None,
+    advance: Advance = lambda tokens: None,
+    masked: Callable[[Batch], Batch] = lambda part: part,
 ) -> dict[str, float]:
     """Train on a step's mini-batches, each once per epoch.
 
@@ -32,6 +40,7 @@ def train_step(
         parts: the mini-batches.
         recipe: how.
         advance: told the response tokens done, for a progress display.
+        masked: the mini-batch as it is trained on; runs masks again that are live.
 
     Returns:
         Means over the optimiser steps of loss and grad_norm; token means of kl and clip_fraction; the number of
@@ -40,65 +49,60 @@ def train_step(
     Raises:
         EngineError: a gradient is not a number.
     """
-    losses, norms, totals = [], [], np.zeros(2)
+    losses, norms, totals, tokens = [], [], np.zeros(2), 0
     for _ in range(recipe.epochs):
-        for part in parts:
-            rows = part.learning_rows()
+        for unmasked in parts:
+            part = masked(unmasked)
+            tokens += int(part.loss_mask.sum())
+            rows = part.learning_rows(by_advantage=recipe.pulls_by_advantage)
             if len(rows) == 0:
                 continue
             optimizer.zero_grad(set_to_none=True)
-            loss, sums = _accumulate(split, part, rows, recipe, advance)
+            done = _accumulate(split, part, rows, recipe, advance)
             norm = float(torch.nn.utils.clip_grad_norm_(split.model.parameters(), recipe.grad_clip))
             if not np.isfinite(norm):
                 raise EngineError("the gradient is not a number; lower the learning rate, or use --dtype float32")
             optimizer.step()
-            losses.append(loss)
+            if recipe.bonus is not None:
+                recipe.bonus.after_optimizer_step(done[3] / max(int(part.loss_mask.sum()), 1))
+            losses.append(done[0])
             norms.append(norm)
-            totals += sums
+            totals += done[1:3]
     optimizer.zero_grad(set_to_none=True)
-    tokens = max(recipe.epochs * sum(int(part.loss_mask.sum()) for part in parts), 1)
     return {
         "loss": float(np.mean(losses)) if losses else 0.0,
         "grad_norm": float(np.mean(norms)) if norms else 0.0,
-        "kl": float(totals[0] / tokens),
-        "clip_fraction": float(totals[1] / tokens),
+        "kl": float(totals[0] / max(tokens, 1)),
+        "clip_fraction": float(totals[1] / max(tokens, 1)),
         "optimizer_steps": len(losses),
     }
 
 
-def _accumulate(
-    split: SplitModel, part: Batch, rows: Any, recipe: Recipe, advance: Callable[[int], None]
-) -> tuple[float, Any]:
-    """Gradients of a mini-batch, forward pass by forward pass; its loss, and (sum of k3, tokens clipped)."""
+def _accumulate(split: SplitModel, part: Batch, rows: Array, recipe: Recipe, advance: Advance) -> Array:
+    """Gradients of a mini-batch, forward pass by forward pass.
+
+    Returns:
+        `[4]` its loss, and sums over its counted tokens of k3, of clipped tokens and, with a bonus, of entropies.
+    """
     coefficient_N = token_coefficients(part.loss_mask, part.lengths, recipe.reduction, recipe.norm)
     starts = part.starts
-    loss, sums = 0.0, np.zeros(2)
+    sums = np.zeros(4)
     for chosen in forward_batches(split, [part.sequences[i] for i in rows], recipe.token_budget):
         micro = rows[chosen]
         batch = part.take(micro)
         k_N = np.concatenate([coefficient_N[starts[i] : starts[i + 1]] for i in micro])
         with torch.autocast(split.device.type, torch.bfloat16) if recipe.dtype == "bfloat16" else nullcontext():
             hidden_ND, tokens_N = response_hidden(split, batch.sequences)
-            logprobs_N = token_logprobs(hidden_ND, split.head, tokens_N, recipe.temperature)
-        value, counts = _loss(logprobs_N, batch, k_N, recipe)
-        value.backward()  # type: ignore[no-untyped-call]
-        loss += float(value.detach())
-        sums += counts
+            if recipe.bonus is None:
+                logprobs_N, entropies_N = token_logprobs(hidden_ND, split.head, tokens_N, recipe.temperature), None
+            else:
+                logprobs_N, entropies_N = token_logprobs_and_entropies(
+                    hidden_ND, split.head, tokens_N, recipe.temperature
+                )
+        found = token_loss(logprobs_N, batch, k_N, recipe, entropies_N)
+        loss = found.losses.sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        entropy = 0.0 if entropies_N is None else float(entropies_N.detach().cpu().numpy()[batch.loss_mask].sum())
+        sums += [float(loss.detach()), found.kl, found.clipped, entropy]
         advance(int(batch.lengths.sum()))
-    return loss, sums
-
-
-def _loss(logprobs_N: Tensor, batch: Batch, coefficient_N: Any, recipe: Recipe) -> tuple[Tensor, Any]:
-    def tensor(values: Any) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(logprobs_N.device)
-
-    old_N, mask_N = tensor(batch.old_logprobs), tensor(batch.loss_mask)
-    policy = recipe.objective(logprobs_N, old_N, tensor(batch.advantages))
-    loss_N = tensor(batch.weights) * policy.loss
-    if batch.kl_coefs.any():
-        loss_N = loss_N + tensor(batch.kl_coefs) * kl_penalty(logprobs_N, old_N, recipe.kl)
-    # The tokens were drawn from the old policy, so this way round: KL(old || new).
-    k3_N = kl_penalty(old_N, logprobs_N.detach(), "k3")
-    counts = [float((k3_N * mask_N).sum()), float((policy.clipped * mask_N).sum())]
-    # A token outside the mask must not turn the sum into NaN by 0 * inf.
-    return torch.where(mask_N > 0, tensor(coefficient_N) * loss_N, 0.0).sum(), np.array(counts)
+    return sums

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -25,6 +27,7 @@ from entropyctl.table.schema import load_schema
 from entropyctl.tokenstats import SplitModel, split_model
 from entropyctl.training.batch import mini_batches, read_batch
 from entropyctl.training.entropy import entropy_change, measure, statistics_of
+from entropyctl.training.live import LiveMask, masked_now, reads_of
 from entropyctl.training.optimizer import load_state, make_optimizer, save_state
 from entropyctl.training.recipe import Recipe, scored_by
 from entropyctl.training.step import train_step
@@ -41,6 +44,7 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     optimizer_steps: int
     exact: bool = True  # the weights are those of `policy`, not trained on since
+    facts: dict[str, float] = field(default_factory=dict)  # what else was published beside the version
 
 
 def open_trainer(policy: Policy, optimizer: str, lr: float, weight_decay: float, device: str) -> Trainer:
@@ -55,7 +59,7 @@ def open_trainer(policy: Policy, optimizer: str, lr: float, weight_decay: float,
     made = make_optimizer(model, optimizer, lr, weight_decay)
     state, facts = load_trainer_state(policy)
     load_state(model, made, state)
-    return Trainer(policy, split_model(model), made, int(facts.get("optimizer_steps", 0)))
+    return Trainer(policy, split_model(model), made, int(facts.get("optimizer_steps", 0)), facts=facts)
 
 
 def update_step(
@@ -64,6 +68,7 @@ def update_step(
     recipe: Recipe,
     *,
     scored_here: bool = False,
+    live: tuple[LiveMask, ...] = (),
     advance: Advance = lambda tokens: None,
 ) -> dict[str, Any]:
     """Train on the rows of a step.
@@ -75,6 +80,7 @@ def update_step(
         rows: one step of a masked or advantaged table, with at least one token.
         recipe: how to train.
         scored_here: the rows' statistics are of exactly these weights, so they need not be computed again.
+        live: masks to run again on every mini-batch, in place of the rows' own numbers.
         advance: told the response tokens done.
 
     Returns:
@@ -84,10 +90,14 @@ def update_step(
         EngineError: the step made weights that compute no numbers.
     """
     began = time.monotonic()
-    batch = read_batch(rows)
+    batch = read_batch(rows, (*recipe.reads, *reads_of(live)))
     before = statistics_of(rows) if scored_here else measure(trainer.split, batch, recipe)
+    if recipe.bonus is not None:
+        sampled = batch.old_logprobs if batch.old_logprobs is not None else before.logprobs
+        recipe.bonus.begin_step(-float(sampled[batch.loss_mask].mean(dtype=np.float64)))
     parts = [batch.take(part) for part in mini_batches(rows["prompt_id"].to_pylist(), recipe.mini_batches)]
-    trained = train_step(trainer.split, trainer.optimizer, parts, recipe, advance)
+    masked = partial(masked_now, trainer.split, masks=live, recipe=recipe) if live else (lambda part: part)
+    trained = train_step(trainer.split, trainer.optimizer, parts, recipe, advance, masked)
     trainer.optimizer_steps += int(trained.pop("optimizer_steps"))
     trainer.exact = False
     after = measure(trainer.split, batch, recipe)
@@ -96,6 +106,7 @@ def update_step(
         "reward": _mean_reward(rows),
         **entropy_change(batch, before, after, lr),
         **trained,
+        "entropy_coef": None if recipe.bonus is None else recipe.bonus.coef_now,
         "mask_fraction": float(1 - (batch.loss_mask & (batch.weights != 0)).mean()),
         "learning_rate": lr,
         "rows": rows.num_rows,
@@ -110,7 +121,15 @@ def _mean_reward(rows: pa.Table) -> float | None:
 
 
 def train_steps(
-    trainer: Trainer, source: Source, recipe: Recipe, record: Record, *, publish: bool, metrics: str | None, quiet: bool
+    trainer: Trainer,
+    source: Source,
+    recipe: Recipe,
+    record: Record,
+    *,
+    publish: bool,
+    metrics: str | None,
+    quiet: bool,
+    live: tuple[LiveMask, ...] = (),
 ) -> Iterator[dict[str, Any]]:
     """Train on every step of a table, publish after each, and write its metrics.
 
@@ -124,6 +143,7 @@ def train_steps(
         publish: write a version after each step.
         metrics: directory that gets `step-000001.parquet`, ...
         quiet: show no progress.
+        live: masks to run again on every mini-batch.
 
     Yields:
         A row of metrics for each step.
@@ -136,14 +156,14 @@ def train_steps(
         # The file is opened first: a place that cannot be written is known before the work, and before the publishing.
         with metrics_file(metrics, step.number, trainer.policy, record, source) if metrics else nullcontext() as sink:
             steps_before = trainer.optimizer_steps
-            scored_here = trainer.exact and scored_by(source, trainer.policy)
+            scored_here = trainer.exact and scored_by(source, trainer.policy) and "advantages" in recipe.reads
             with progress(f"update step {step.number}", tokens * recipe.epochs, quiet=quiet) as advance:
-                values = update_step(trainer, step.rows, recipe, scored_here=scored_here, advance=advance)
+                values = update_step(trainer, step.rows, recipe, scored_here=scored_here, live=live, advance=advance)
             if trainer.optimizer_steps == steps_before:
                 notice(f"update: step {step.number}: no token has a gradient; the weights stay as they are")
             values |= {"step": step.number, "policy_version": trainer.policy.version, "published_version": None}
             if publish:
-                publish_next(trainer)
+                publish_next(trainer, {} if recipe.bonus is None else recipe.bonus.facts())
                 values["published_version"] = trainer.policy.version
             if sink is not None:
                 columns = load_schema("metrics").columns
@@ -152,15 +172,20 @@ def train_steps(
         yield values
 
 
-def publish_next(trainer: Trainer) -> None:
+def publish_next(trainer: Trainer, facts: dict[str, float]) -> None:
     """Publish the trained weights as the policy's next version, for which the trainer then stands.
+
+    Args:
+        trainer: the policy in training.
+        facts: what else the next run continues with.
 
     Raises:
         OutputError: the disk refuses.
     """
-    facts = {"optimizer_steps": trainer.optimizer_steps}
     state = save_state(trainer.split.model, trainer.optimizer)
-    trainer.policy = publish_version(trainer.policy, trainer.split.model, state, facts)
+    trainer.policy = publish_version(
+        trainer.policy, trainer.split.model, state, {"optimizer_steps": trainer.optimizer_steps, **facts}
+    )
     trainer.exact = True
 
 

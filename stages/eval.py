@@ -81,7 +81,7 @@ def evaluate(
 
     from entropyctl.errors import ThresholdCrossed, UsageError
     from entropyctl.laws import evaluate as ev
-    from entropyctl.table import new_record, read, write
+    from entropyctl.table import new_record, notice, read, write
 
     ks = chosen_ks(k)
     for flag, value in (("--prompts", prompts), ("--reward", reward), ("--tee", tee)):
@@ -106,7 +106,8 @@ def evaluate(
         # Outputs are opened first: a place that cannot be written is known before anything is sampled.
         sink = stack.enter_context(write(output, "evals", record, **origin)) if output else None
         if policy is None:
-            evals = ev.evaluate((step.rows for step in source), source.path)
+            announce = (lambda text: None) if quiet else notice
+            evals = ev.evaluate((step.rows for step in source), source.path, announce)
         else:
             scored = _sampled(found, problems, params, record, origin)
             evals = ev.evaluate([scored], str(prompts))

@@ -38,6 +38,10 @@ def rollout(
     seed: commands.Seed = 0,
     chat: commands.Chat = True,
     column: commands.Column = None,
+    greedy_baseline: Annotated[
+        bool,
+        typer.Option("--greedy-baseline", help="One more response to each prompt, greedy, as ReMax compares with."),
+    ] = False,
     engine: Annotated[str, typer.Option(metavar="NAME", help="What generates.")] = "transformers",
     batch_rows: commands.BatchRows = 64,
     dtype: Dtype = "float32",
@@ -51,6 +55,9 @@ def rollout(
     top-p. A response's random numbers depend on (seed, step, prompt_id, sample) alone: the same command samples the
     same responses, in any order of prompts and with any --batch-rows, up to the order of floating-point sums (log
     probabilities moved by at most 2.4e-5 between 64 and 7 rows on a 135M model in float32).
+
+    --greedy-baseline adds a row of the most probable tokens (column `greedy`; its log-probabilities are of the same
+    distribution as the others'; nothing trains on it), and leaves the other rows as they are.
 
     Prompts come from JSON lines, Parquet, a Hugging Face dataset (`hf:OWNER/NAME`, or a directory that
     `save_to_disk` wrote), or are generated: `gym:NAME?key=value` (reasoning-gym; `shots=4` makes few-shot prompts).
@@ -89,6 +96,7 @@ def rollout(
                 seed=seed,
                 policy_version=found.version,
                 chat=chat,
+                greedy_baseline=greedy_baseline,
             )
             sink.put(k, rows)
             totals["rows"] += rows.num_rows

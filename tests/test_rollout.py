@@ -255,3 +255,44 @@ def test_a_prompt_without_room_for_its_response_is_refused_before_anything_is_sa
         *("-o", "r.parquet"),
     )
     assert fits.code == 0, fits
+
+
+def test_a_greedy_row_follows_the_samples_of_its_prompt_and_leaves_them_as_they_are(
+    cli: Cli, tiny_policy: Path, prompts: Path, tmp_path: Path
+) -> None:
+    options = ["--policy", tiny_policy, "--prompts", prompts, "--n", 3, "--max-tokens", 8, "--temperature", 0.8, "-q"]
+    assert cli("rollout", *options, "-o", "plain.parquet").code == 0
+    ran = cli("rollout", *options, "--greedy-baseline", "-o", "both.parquet")
+    assert ran.code == 0, ran
+    with read([str(tmp_path / "plain.parquet")]) as source:
+        plain = next(iter(source)).rows
+    with read([str(tmp_path / "both.parquet")]) as source:
+        both = next(iter(source)).rows
+    assert "greedy" not in plain.column_names
+    assert both["sample"].to_pylist() == [0, 1, 2, 3] * 6
+    assert both["greedy"].to_pylist() == [False, False, False, True] * 6
+    sampled = both.filter(pa.array([not g for g in both["greedy"].to_pylist()])).drop_columns(["greedy"])
+    assert sampled.equals(plain)  # to the last bit of every log-probability
+    model = load_model(find_policy(str(tiny_policy)), torch.float32, torch.device("cpu"))
+    for row in both.to_pylist()[3::4]:
+        assert row["loss_mask"] == [False] * len(row["tokens"])
+        with torch.no_grad():
+            logits = model(torch.tensor([row["prompt_tokens"] + row["tokens"]])).logits[0]
+        logits = logits[len(row["prompt_tokens"]) - 1 : -1].double()
+        assert row["tokens"] == logits.argmax(dim=1).tolist()
+        # the log-probability is of the distribution that the other rows were drawn from
+        truth = (logits / 0.8).log_softmax(dim=1).amax(dim=1)
+        np.testing.assert_allclose(row["rollout_logprobs"], truth, atol=1e-5)
+
+
+def test_an_evaluation_leaves_greedy_rows_out_and_says_so(
+    cli: Cli, tiny_policy: Path, prompts: Path, tmp_path: Path
+) -> None:
+    options = ["--policy", tiny_policy, "--prompts", prompts, "--n", 2, "--max-tokens", 4, "--steps", 2, "-q"]
+    assert cli("rollout", *options, "--greedy-baseline", "-o", "r.parquet").code == 0
+    assert cli("score", "-q", "--reward", "exact", "r.parquet", "-o", "s.parquet").code == 0
+    ran = cli("eval", "--json", "s.parquet")
+    assert ran.code == 0, ran
+    assert json.loads(ran.text)["pooled"]["responses"] == 24
+    assert ran.line == "entropyctl: s.parquet: left out 12 greedy baseline responses"
+    assert cli("eval", "--json", "-q", "s.parquet").err == ""

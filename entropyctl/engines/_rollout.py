@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from entropyctl.engines._sampling import Request, Response, Sampler, Sampling, u
 from entropyctl.errors import InputError
 from entropyctl.policy import Policy
 from entropyctl.prompts import Problem
-from entropyctl.table.columns import list_column
+from entropyctl.table.columns import list_column, row_column, row_lengths, with_column
 from entropyctl.table.header import Context
 from entropyctl.table.types import list_of
 
@@ -65,6 +66,7 @@ def rollout_step(
     seed: int,
     policy_version: int,
     chat: bool = True,
+    greedy_baseline: bool = False,
 ) -> pa.Table:
     """Sample n responses to each problem: one step of the rollouts table.
 
@@ -78,9 +80,11 @@ def rollout_step(
         seed: of the run.
         policy_version: of the policy that samples.
         chat: apply the tokenizer's chat template to plain prompts.
+        greedy_baseline: one more response to each problem, of the most probable tokens, as its last row.
 
     Returns:
-        `len(problems) * n` rows; those of a problem stand together.
+        `len(problems) * n` rows, or `n + 1` for each problem; those of a problem stand together. A greedy row has
+        True in the column `greedy` and False in its whole loss_mask: it is compared with, never trained on.
     """
     requests = []
     for problem in problems:
@@ -90,7 +94,26 @@ def rollout_step(
             requests.append(Request(problem.prompt_id, i, prompt, numbers, tuple(problem.stop)))
     responses = sample(requests, sampling)
     rows = [problem for problem in problems for _ in range(n)]
-    return _table(rows, requests, responses, step=step, seed=seed, policy_version=policy_version)
+    table = _table(rows, requests, responses, step=step, seed=seed, policy_version=policy_version)
+    if not greedy_baseline:
+        return table
+    # In batches of their own: the others' log-probabilities depend on their neighbours in the last bits.
+    unused = np.zeros(sampling.max_tokens)
+    extra = [first._replace(sample=n, uniforms=unused) for first in requests[::n]]
+    responses = sample(extra, replace(sampling, greedy=True))
+    greedy = _table(problems, extra, responses, step=step, seed=seed, policy_version=policy_version)
+    return _interleaved(table, greedy, n)
+
+
+def _interleaved(sampled: pa.Table, greedy: pa.Table, n: int) -> pa.Table:
+    """The greedy row of each problem behind its n others."""
+    lengths = row_lengths(greedy["tokens"])
+    untrained = list_column(np.zeros(lengths.sum(), bool), lengths, pa.bool_())
+    both = pa.concat_tables([sampled, with_column(greedy, "loss_mask", untrained)])
+    flags = np.arange(both.num_rows) >= sampled.num_rows
+    problem = np.where(flags, np.arange(both.num_rows) - sampled.num_rows, np.arange(both.num_rows) // n)
+    both = both.append_column("greedy", row_column(flags, pa.bool_()))
+    return both.take(row_column(np.argsort(problem, kind="stable"), pa.int64()))
 
 
 def _table(

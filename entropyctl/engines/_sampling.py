@@ -22,6 +22,8 @@ class Sampling:
     top_k: int = 0  # 0: no limit
     max_tokens: int = 512
     stop: tuple[str, ...] = field(default=())
+    # Take the most probable token; its log-probability is still that of the distribution above.
+    greedy: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be sampled.

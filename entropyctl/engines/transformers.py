@@ -166,11 +166,11 @@ class _Batch:
 
 
 def draw(logits_RV: Tensor, u_R: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """One token for each row, and its log-probability under the distribution that it was drawn from.
+    """One token for each row, and its log-probability under the distribution that is drawn from.
 
     Args:
         logits_RV: as the model gives them.
-        u_R: a number in [0, 1) for each row.
+        u_R: a number in [0, 1) for each row; not used where sampling is greedy.
         sampling: temperature, top-k and top-p.
 
     Returns:
@@ -189,8 +189,11 @@ def draw(logits_RV: Tensor, u_R: Tensor, sampling: Sampling) -> tuple[Tensor, Te
         raise EngineError(
             "the model computed logits that are not numbers; check the checkpoint, or use --dtype float32"
         )
-    # right=True: never a token of probability 0, which adds nothing to the cumulative sum
-    token_R1 = torch.searchsorted(cdf_RV, u_R[:, None] * total_R1, right=True).clamp_(max=cdf_RV.shape[1] - 1)
+    if sampling.greedy:
+        token_R1 = d_RV.argmax(dim=1, keepdim=True)
+    else:
+        # right=True: never a token of probability 0, which adds nothing to the cumulative sum
+        token_R1 = torch.searchsorted(cdf_RV, u_R[:, None] * total_R1, right=True).clamp_(max=cdf_RV.shape[1] - 1)
     return token_R1[:, 0], (d_RV.gather(1, token_R1) - total_R1.log())[:, 0]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,14 +13,34 @@ import pyarrow as pa
 from entropyctl.errors import InputError, UsageError
 from entropyctl.laws._student import mean_interval
 from entropyctl.laws.pass_at_k import majority_correct, pass_curve
-from entropyctl.table.columns import column_from, flat_values, row_lengths, row_of_token
+from entropyctl.table import notice
+from entropyctl.table.columns import (
+    column_from,
+    filled,
+    flat_values,
+    one_chunk,
+    row_column,
+    row_lengths,
+    row_of_token,
+)
 from entropyctl.table.conform import row_name
 from entropyctl.table.schema import load_schema
 
 OUTCOMES = ("correct", "wrong", "unparsable", "timeout", "error")
 FAILURES = OUTCOMES[2:]
 # What an evaluation reads, where it is there; only the first two must be.
-COLUMNS = ("prompt_id", "outcome", "policy_version", "data_source", "predicted", "finish_reason", "tokens", "entropies")
+OPTIONAL = ("policy_version", "data_source", "predicted", "finish_reason", "tokens", "entropies", "greedy")
+COLUMNS = ("prompt_id", "outcome", *OPTIONAL)
+    "prompt_id",
+    "outcome",
+    "policy_version",
+    "data_source",
+    "predicted",
+    "finish_reason",
+    "tokens",
+    "entropies",
+    "greedy",
+)
 NEEDS = COLUMNS[:2]
 
 Row = dict[str, Any]
@@ -58,16 +78,17 @@ class _Problem:
         }
 
 
-def evaluate(steps: Iterable[pa.Table], path: str = "the input") -> pa.Table:
+def evaluate(steps: Iterable[pa.Table], path: str = "the input", announce: Callable[[str], None] = notice) -> pa.Table:
     """Count scored responses by policy version and problem.
 
     Answers are equal when the grader read the same string out of them. Memory is that of the counts, whatever
-    the number of steps.
+    the number of steps. Greedy baseline rows are no draws of the policy and are left out.
 
     Args:
         steps: tables of scored responses, with the columns `COLUMNS` where they are there; a response without
             `policy_version` is of version 0.
         path: the input's name, for messages.
+        announce: told how many greedy rows were left out.
 
     Returns:
         An `evals` table, problems in order of first appearance.
@@ -76,13 +97,25 @@ def evaluate(steps: Iterable[pa.Table], path: str = "the input") -> pa.Table:
         InputError: there are no rows, or an outcome is none of `OUTCOMES`.
     """
     problems: dict[tuple[int, str], _Problem] = {}
+    left_out = 0
     for rows in steps:
-        _count(problems, rows, path)
+        drawn = _drawn(rows)
+        left_out += rows.num_rows - drawn.num_rows
+        _count(problems, drawn, path)
+    if left_out:
+        announce(f"{path}: left out {left_out} greedy baseline responses")
     if not problems:
         raise InputError(f"{path}: holds no rows; there is nothing to evaluate")
     counted = [{"policy_version": v, "prompt_id": p, **problem.as_row()} for (v, p), problem in problems.items()]
     columns = load_schema("evals").columns
     return pa.table({c.name: column_from([row[c.name] for row in counted], c.arrow_type) for c in columns})
+
+
+def _drawn(rows: pa.Table) -> pa.Table:
+    """The rows that are no greedy baseline."""
+    if "greedy" not in rows.column_names:
+        return rows
+    return rows.filter(row_column(~filled(one_chunk(rows["greedy"]), False), pa.bool_()))
 
 
 def _count(problems: dict[tuple[int, str], _Problem], rows: pa.Table, path: str) -> None:

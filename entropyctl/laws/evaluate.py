@@ -31,16 +31,6 @@ FAILURES = OUTCOMES[2:]
 # What an evaluation reads, where it is there; only the first two must be.
 OPTIONAL = ("policy_version", "data_source", "predicted", "finish_reason", "tokens", "entropies", "greedy")
 COLUMNS = ("prompt_id", "outcome", *OPTIONAL)
-    "prompt_id",
-    "outcome",
-    "policy_version",
-    "data_source",
-    "predicted",
-    "finish_reason",
-    "tokens",
-    "entropies",
-    "greedy",
-)
 NEEDS = COLUMNS[:2]
 
 Row = dict[str, Any]

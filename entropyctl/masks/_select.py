@@ -32,10 +32,14 @@ def lowest(values_M: Array, token_key_M: Array, count: int) -> Array:
 
 def quantile(values_M: Array, q: float) -> float:
     """The q-quantile by linear interpolation, as numpy and torch define it; `values_M` must not be empty."""
-    below, share = _place(len(values_M), q)
+    place = q * (len(values_M) - 1)
+    # A product that should be whole misses it by rounding; the quantile must then be the value itself, for `>=`.
+    if abs(place - round(place)) < 1e-9 * len(values_M):
+        place = round(place)
+    below = math.floor(place)
     above = min(below + 1, len(values_M) - 1)
     found = np.partition(values_M, (below, above))
-    return float(found[below] + share * (found[above] - found[below]))
+    return float(found[below] + (place - below) * (found[above] - found[below]))
 
 
 def row_quantiles(values_M: Array, row_M: Array, q: float) -> Array:
@@ -50,20 +54,8 @@ def row_quantiles(values_M: Array, row_M: Array, q: float) -> Array:
         `[M]`, the same for all tokens of a row.
     """
     found_M = np.empty(len(values_M))
-    order = np.lexsort((values_M, row_M))
+    order = np.argsort(row_M, kind="stable")
     for at in np.split(order, np.flatnonzero(np.diff(row_M[order])) + 1):
         if len(at):
-            below, share = _place(len(at), q)
-            low, high = values_M[at[below]], values_M[at[min(below + 1, len(at) - 1)]]
-            found_M[at] = low + share * (high - low)
+            found_M[at] = quantile(values_M[at], q)
     return found_M
-
-
-def _place(count: int, q: float) -> tuple[int, float]:
-    """Rank below the quantile of `count` values, and how far it lies towards the next."""
-    place = q * (count - 1)
-    # A product that should be whole misses it by rounding; the quantile must then be the value itself, for `>=`.
-    if abs(place - round(place)) < 1e-9 * count:
-        place = round(place)
-    below = math.floor(place)
-    return below, place - below

@@ -36,19 +36,20 @@ def archer(
     Paper: Stabilizing Knowledge, Promoting Reasoning: Dual-Token Constraints for RLVR, arXiv 2507.15778.
 
     Code: wizard-III/ArcherCodeR (quantile 0.8, clips 0.2 and 0.5, low_var_kl with 0.001 and 0, dual clip 10).
-    The mask holds a token where its own clip would, so the update must not clip too. Its loss needs
-    `update --mask live --clip-low 1 --clip-high 1e9 --dual-clip 10 --kl k3`, with the reference policy as the anchor.
-    On a file whose log-probabilities are those of the policy that the step started from every ratio is 1, and
-    nothing is held.
+    The mask holds a token where its own clip would, so the update must not clip too:
+    `update --mask live --clip-low 1 --clip-high 1e9 --dual-clip 10 --kl k3`. On a file whose log-probabilities are
+    those of the policy that the step started from every ratio is 1, and nothing is held.
 
     Where they differ: the code (variant authors, the default) divides the penalty by the low-entropy tokens alone;
     under the token mean that is coef N / N_low for each, over the micro-batch there and over the step here. The text
     (variant paper) has coef, and counts a token at the quantile itself as high. The names of the two sets are swapped
     in the code, the numbers are not. Its configuration has four bounds; the lower and the upper one of a set are
     equal in the authors' scripts and are one here. A token that is held has loss 0 here and its clipped loss there; the
-    gradient is the same. The authors' later Archer2.0 (wide clip 0.4) is another loss and is not this.
+    gradient is the same. The authors penalise the distance to the reference policy; a mask's coefficients weigh that
+    to the old policy, and `update --ref-kl-coef` has the reference, for all tokens alike. The authors' later
+    Archer2.0 (wide clip 0.4) is another loss and is not this.
 
-    Entropy: holds low-entropy tokens near the reference; high-entropy ones may change it further, in either direction.
+    Entropy: low-entropy tokens change it little; high-entropy ones may change it further, in either direction.
 
     Shipped by: none of the peers.
 

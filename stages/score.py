@@ -10,6 +10,36 @@ import typer
 from entropyctl import commands
 from entropyctl.commands import AllowMismatch, Device, Dtype, Inputs, Json, OnlyNew, Output, Quiet, Tee
 
+# Steps of responses.
+Steps = Annotated[
+    bool, typer.Option("--steps", help="Split responses into steps and label them, by --judge, --step-prm or both.")
+]
+StepsOf = Annotated[
+    str, typer.Option(metavar="wrong|all", help="Label the responses that are not graded correct, or all.")
+]
+JudgeUrl = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Ask a model behind this OpenAI-compatible endpoint, http://HOST:PORT/v1; the key is taken from "
+        "ENTROPYCTL_JUDGE_KEY or OPENAI_API_KEY.",
+    ),
+]
+JudgeModel = Annotated[str | None, typer.Option(metavar="NAME", help="The endpoint's name for the model that judges.")]
+JudgeTimeout = Annotated[
+    float, typer.Option(metavar="S", help="Seconds for one attempt to get a verdict; there are four.")
+]
+JudgeRequests = Annotated[int, typer.Option(min=1, metavar="N", help="Requests to the judge in flight at once.")]
+StepPrm = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="Process reward model: a token classifier, p(correct) at the end of each step."),
+]
+StepThreshold = Annotated[float, typer.Option(metavar="P", help="What p(correct) must be above.")]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="With --steps: whose tokenizer the responses have; that of --policy by default."),
+]
+
 
 def run(argv: list[str]) -> int:
     """The `entropyctl score` command."""
@@ -33,6 +63,15 @@ def score(
         bool,
         typer.Option("--keep-old", help="With --policy: keep logprobs and entropies as old_logprobs, old_entropies."),
     ] = False,
+    steps: Steps = False,
+    steps_of: StepsOf = "wrong",
+    judge: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    judge_timeout: JudgeTimeout = 120.0,
+    judge_requests: JudgeRequests = 16,
+    step_prm: StepPrm = None,
+    step_threshold: StepThreshold = 0.5,
+    tokenizer: Tokenizer = None,
     output: Output = None,
     tee: Tee = None,
     only_new: OnlyNew = False,
@@ -57,6 +96,11 @@ def score(
     Several models in one command are in memory one after another, loaded anew for every step; `score` commands in
     a pipe each keep theirs.
 
+    --steps writes step_labels for bcpg-nsa: the steps of each incorrect response, cut at the ends of lines and
+    sentences, and which are correct. With both --judge and --step-prm a step is correct where both say so. A judge that
+    refuses, answers nonsense, is late or fails (429, 5xx and silence are asked again) has called no step correct. The
+    judge is sent problem, answer and response.
+
     `--reward python:MODULE:FUNCTION` calls FUNCTION(data_source, solution_str, ground_truth, extra_info), as verl
     does; it returns a number (correct where above 0) or a dict with "score" and perhaps "acc" and "pred".
     """
@@ -73,16 +117,25 @@ def score(
     grading = reward not in (None, "none")
     models = {"policy": policy, "ref": ref, "prm": prm, "critic": critic}
     scoring = any(path is not None for path in models.values())
-    if not grading and not scoring:
+    for flag, value in (
+        ("judge", judge),
+        ("judge-model", judge_model),
+        ("step-prm", step_prm),
+        ("tokenizer", tokenizer),
+    ):
+        if value is not None and not steps:
+            raise UsageError(f"--{flag} belongs to --steps; give that too")
+    if not grading and not scoring and not steps:
         raise UsageError(
             "nothing to do; give --reward to grade, --policy to compute token statistics, or both (or --ref, --prm, "
-            "--critic)"
+            "--critic, --steps)"
         )
     if keep_old and policy is None:
         raise UsageError("--keep-old: belongs to --policy, which replaces the log-probabilities and entropies")
     needs = [*(["response"] if grading else []), *(["prompt_tokens", "tokens"] if scoring else [])]
     needs += ["logprobs", "entropies"] if keep_old else []
-    wanted = [*needs, "answer", "data_source", "extra"] if only_new else None
+    needs += ["tokens", *([] if grading or steps_of == "all" else ["outcome"])] if steps else []
+    wanted = [*needs, "answer", "data_source", "extra", "prompt", "prompt_tokens"] if only_new else None
     record = new_record("score", params)
     context: dict[str, Any] = {}
     passes: list[Callable[[Any], Any]] = []  # what is done to the rows of a step, in order
@@ -112,6 +165,28 @@ def score(
             made += scorer.columns
             record[scorer.role] = scorer.policy.digest
             context = with_facts(context, scorer.context(source.context, dtype))
+        if steps:
+            from entropyctl.steps.labeller import open_labeller
+
+            labeller, facts = open_labeller(
+                source,
+                tokenizer or policy,
+                judge=judge,
+                judge_model=judge_model,
+                judge_timeout=judge_timeout,
+                judge_requests=judge_requests,
+                prm=step_prm,
+                threshold=step_threshold,
+                which=steps_of,
+                dtype=dtype,
+                device=device,
+                token_budget=token_budget,
+                quiet=quiet,
+                allow=allowed,
+            )
+            passes.append(labeller.label)
+            made.append("step_labels")
+            record |= facts
         only = made if only_new else None
         sink = stack.enter_context(write(output, "scored", record, source, context=context, only=only, tee=tee))
         for step in source:
@@ -122,6 +197,11 @@ def score(
         summary = {"rows": sink.rows, **(grades.as_dict() if grading else {})}
         for scorer in scorers:
             summary |= scorer.as_dict()
+        if steps:
+            labeller.check()
+            summary |= labeller.as_dict()
+            if labeller.first_fault and not quiet:
+                notice(f"score: the first judge fault: {labeller.first_fault}")
         sink.summarise(**summary)
         if grading and grader.first_error and not quiet:
             notice(f"score: the first grading error: {one_line(grader.first_error)}")

@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 Outcome = Literal["answered", "refused", "malformed", "timeout", "error"]
 OUTCOMES: tuple[Outcome, ...] = ("answered", "refused", "malformed", "timeout", "error")
+# Of these it cannot be said that the judge was reached.
+FAILURES = ("timeout", "error")
 VERDICTS = ("correct", "wrong")
 
 

@@ -13,12 +13,14 @@ from typing import Any
 
 from entropyctl.errors import UsageError, one_line
 from entropyctl.steps._http import Address, BadReply, Reply, TooLarge, parse_address, post
-from entropyctl.steps._question import Answer, Question, fault_of, messages, read_fault, read_reply
+from entropyctl.steps._question import FAILURES, Answer, Question, fault_of, messages, read_fault, read_reply
 
 ATTEMPTS = 4
 # Seconds before an attempt is repeated: doubled each time, unless the server says how long to wait.
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 30.0
+# A judge that has answered nothing at all after so many responses is not asked about the others.
+GIVE_UP = 64
 KEYS = ("ENTROPYCTL_JUDGE_KEY", "OPENAI_API_KEY")
 
 
@@ -32,6 +34,8 @@ class Judge:
     requests: int
     key: str | None
     tempered: bool = True  # whether the model takes a temperature; some accept none but their own
+    heard: bool = False  # whether it has ever given a reply that could be one
+    failed: int = 0
 
     def ask(self, questions: Sequence[Question], advance: Callable[[int], None] = lambda n: None) -> list[Answer]:
         """The answers to all questions, in their order. What goes wrong with one is its answer's outcome.
@@ -42,13 +46,20 @@ class Judge:
         """
         return _in_background(lambda: self._ask_all(questions, advance))
 
+    @property
+    def given_up(self) -> bool:
+        """Whether it has failed so often, and never answered, that there is no sense in asking on."""
+        return not self.heard and self.failed >= GIVE_UP
+
     async def _ask_all(self, questions: Sequence[Question], advance: Callable[[int], None]) -> list[Answer]:
         waiting = iter(enumerate(questions))
         answers: dict[int, Answer] = {}
 
         async def work() -> None:
             for index, question in waiting:
-                answer = await self._ask(question)
+                answer = await self._ask(question) if not self.given_up else Answer("error", why="given up, not asked")
+                self.failed += answer.outcome in FAILURES
+                self.heard = self.heard or answer.outcome not in FAILURES
                 answers[index] = answer._replace(why=one_line(self._hide_key(answer.why)))
                 advance(1)
 

@@ -18,7 +18,7 @@ from entropyctl.policy import Policy, find_policy
 from entropyctl.policy.checkpoint import load_tokenizer
 from entropyctl.policy.versions import LATEST
 from entropyctl.progress import progress
-from entropyctl.steps._question import INSTRUCTIONS, OUTCOMES, Answer, Question
+from entropyctl.steps._question import FAILURES, INSTRUCTIONS, OUTCOMES, Answer, Question
 from entropyctl.steps.judge import Judge, open_judge
 from entropyctl.steps.labels import StepLabel, labels_column, step_label
 from entropyctl.steps.prm import StepModel, open_step_model
@@ -57,7 +57,7 @@ class Labeller:
                 labelled, and with `answer` where it is known.
 
         Raises:
-            EngineError: the process reward model failed.
+            EngineError: the process reward model failed, or the judge so often that it was given up.
         """
         outcomes = rows["outcome"].to_pylist() if self.which == "wrong" else [None] * rows.num_rows
         chosen = [row for row, outcome in enumerate(outcomes) if outcome != "correct"]
@@ -74,7 +74,7 @@ class Labeller:
         Raises:
             EngineError: says why the first failed.
         """
-        if self.outcomes and set(self.outcomes) <= {"error", "timeout"}:
+        if self.outcomes and set(self.outcomes) <= set(FAILURES):
             raise EngineError(f"--judge: failed on every response; the first: {self.first_fault}")
 
     def as_dict(self) -> dict[str, int]:
@@ -116,6 +116,8 @@ class Labeller:
         self.outcomes.update(answer.outcome for answer in answers)
         faults = (answer.why for answer in answers if answer.outcome != "answered")
         self.first_fault = self.first_fault or next(faults, None)
+        if self.judge.given_up:
+            self.check()
         return [_words(answer, len(question.steps)) for answer, question in zip(answers, questions, strict=True)]
 
     def _scored(self, questions: Sequence[Question]) -> list[list[float | None]]:
@@ -199,11 +201,6 @@ def open_labeller(
     if model:
         facts["step_prm"] = model.policy.digest
     return Labeller(decode, judging or None, model or None, threshold, which, quiet), facts
-
-
-def columns_needed(which: str, graded: bool) -> list[str]:
-    """Columns that labelling needs; `graded` where this run grades the responses itself."""
-    return ["tokens", *(["outcome"] if which == "wrong" and not graded else [])]
 
 
 def _decoder(source: Source, path: str, allow: tuple[str, ...]) -> Decode:

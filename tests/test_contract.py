@@ -35,6 +35,14 @@ TEXTS = {
     ("gdpo", "weights"): ["1,2", "0,1"],
 }
 
+# What a keyword needs around it to have an effect: other keywords, and a state that is not the first.
+AROUND: dict[str, dict[str, Any]] = {
+    "budget": {"target_change": 0.001},
+    "clip-cov": {"ratio": 1.0, "lower": 0.0},
+    "overlong": {"max_length": 42, "buffer": 20},
+}
+STATES = {"entropic": {"integral": 20.0}}
+
 
 def columns(rows: int = ROWS, count: int = COUNT, seed: int = 0) -> dict[str, Any]:
     """Every input that a method may read, with a few tokens so far out that any clip takes one of them."""
@@ -269,7 +277,8 @@ MATTERS = [(room, name, keyword) for room, name in METHODS for keyword in keywor
 
 @pytest.mark.parametrize(("room", "name", "keyword"), MATTERS)
 def test_every_keyword_of_a_method_matters(room: str, name: str, keyword: str) -> None:
-    data, known = columns() | {"state": {}}, keywords(room, name)
+    data, known = columns() | {"state": STATES.get(name, {})}, keywords(room, name)
+    around = {k: v for k, v in AROUND.get(name, {}).items() if k != keyword and k in known}
     choices = [
         [(other, value) for value in (p.default, *alternatives(name, p))]
         for other, p in known.items()
@@ -278,12 +287,12 @@ def test_every_keyword_of_a_method_matters(room: str, name: str, keyword: str) -
     ]
     for settings in itertools.product(*choices):
         try:
-            plain = run(room, name, data, **dict(settings))
+            plain = run(room, name, data, **dict(settings), **around)
         except UsageError:  # settings that exclude one another
             continue
         for value in alternatives(name, known[keyword]):
             try:
-                if not same(plain, run(room, name, data, **dict(settings), **{keyword: value})):
+                if not same(plain, run(room, name, data, **dict(settings), **around, **{keyword: value})):
                     return
             except UsageError:
                 continue

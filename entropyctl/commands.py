@@ -14,7 +14,7 @@ import tomllib
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -111,10 +111,14 @@ Norm = Annotated[
 _KL_KINDS = "k1|k2|k3|abs[+]"
 Kl = Annotated[
     str,
-    typer.Option(metavar=_KL_KINDS, help="Estimator of the KL to the old policy; with + it has the gradient of k2."),
+    typer.Option(metavar=_KL_KINDS, help="Estimator of the KL that a mask asks for; with + it has the gradient of k2."),
 ]
 KlCoef = Annotated[
     float, typer.Option(metavar="X", help="Its coefficient on every token, beside what the mask asks for.")
+]
+KlTo = Annotated[
+    Literal["old", "ref"],
+    typer.Option(help="What it is taken against: the policy that the step started from, or `score --ref`'s."),
 ]
 RefKl = Annotated[str, typer.Option(metavar=_KL_KINDS, help="Estimator of the KL to the reference policy.")]
 RefKlCoef = Annotated[

@@ -26,6 +26,7 @@ def objective(
     norm: commands.Norm = None,
     kl: commands.Kl = "k3",
     kl_coef: commands.KlCoef = 0.0,
+    kl_to: commands.KlTo = "old",
     ref_kl: commands.RefKl = "k3",
     ref_kl_coef: commands.RefKlCoef = 0.0,
     allow_mismatch: AllowMismatch = None,
@@ -38,7 +39,7 @@ def objective(
     training, old_logprobs (`score --policy NEW --keep-old`) of the one that the step started from. A step is one
     mini-batch. Writes loss_terms and loss_gradients.
     """
-    options = {k: v for k, v in locals().items() if k in ("norm", "kl", "kl_coef", "ref_kl", "ref_kl_coef")}
+    options = {k: v for k, v in locals().items() if k in ("norm", "kl", "kl_coef", "kl_to", "ref_kl", "ref_kl_coef")}
     from functools import partial
 
     from entropyctl.objectives import default_reduction

@@ -44,6 +44,7 @@ def update(
     norm: commands.Norm = None,
     kl: commands.Kl = "k3",
     kl_coef: commands.KlCoef = 0.0,
+    kl_to: commands.KlTo = "old",
     ref_kl: commands.RefKl = "k3",
     ref_kl_coef: commands.RefKlCoef = 0.0,
     entropy_coef: Annotated[
@@ -59,6 +60,13 @@ def update(
     entropy_max: Annotated[
         float | None, typer.Option(metavar="X", help="Its largest coefficient: 5e-3 (skywork) or 1 (trl).")
     ] = None,
+    critic: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Critic to train and publish beside the policy, on returns.")
+    ] = None,
+    critic_lr: Annotated[float, typer.Option(metavar="X", help="Its learning rate.")] = 1e-5,
+    critic_clip: Annotated[
+        float, typer.Option(metavar="X", help="How far its values may move from those in the table.")
+    ] = 0.5,
     mini_batches: Annotated[int, typer.Option(metavar="N", help="Optimiser steps per epoch; groups stay whole.")] = 1,
     epochs: Annotated[int, typer.Option(metavar="N", help="How often the step's responses are used.")] = 1,
     token_budget: commands.TokenBudget = 4096,
@@ -70,13 +78,18 @@ def update(
 ) -> None:
     """Train the policy on a masked table, and publish its next version.
 
-    loss = (1/Z) sum_t loss_mask_t [ w_t l_t(r_t, A_t) + (c_t + kl_coef) KL_t(old) + ref_kl_coef KL_t(ref) - coef H_t ]
+    loss = (1/Z) sum_t loss_mask_t [ w_t l_t(r_t, A_t) + (c_t + kl_coef) KL_t + ref_kl_coef KL_t(ref) - coef H_t ]
 
     with w and c from the table (1 and 0 where it has none), l from --objective and Z from --reduction;
     r_t = p(token) / p_scored(token). Weights and optimiser state are float32; --dtype bfloat16 computes the
     passes in it.
+
+    With --critic: value loss = (1/Z) sum_t loss_mask_t 1/2 max((v_t - R_t)^2, (clip(v_t, v_old_t +- X) - R_t)^2)
+    with R from `advantage gae`, v_old from `score --critic`, and Z, mini-batches, epochs, optimiser, decay and
+    grad-clip as for the policy.
     """
     given = {k: v for k, v in locals().items() if k not in ("function", "method", "params")}
+    from contextlib import nullcontext
     from dataclasses import replace
     from functools import partial
 
@@ -85,6 +98,8 @@ def update(
     from entropyctl.reporting import report
     from entropyctl.table import new_record, read
     from entropyctl.training import EntropyBonus, Recipe, check_policy, columns_for, open_trainer, train_steps
+    from entropyctl.training.critic import NEEDS as CRITIC_NEEDS
+    from entropyctl.training.critic import check_critic, open_critic
     from entropyctl.training.live import recorded_masks
 
     path = commands.required("--policy", policy)
@@ -98,6 +113,7 @@ def update(
         norm=norm,
         kl=kl,
         kl_coef=kl_coef,
+        kl_to=kl_to,
         ref_kl=ref_kl,
         ref_kl_coef=ref_kl_coef,
         bonus=bonus,
@@ -108,24 +124,39 @@ def update(
         dtype=dtype,
     )
     needed, wanted = columns_for(recipe.reads)
+    needed += CRITIC_NEEDS if critic is not None else ()
     # A mask that runs again may want any column; which ones stands in the file.
     columns = None if mask == "live" else wanted
     with (
         policy_to_train(path, publish=publish) as found,
+        policy_to_train(critic, publish=publish, what="critic") if critic is not None else nullcontext() as judge,
         read(inputs or ["-"], columns=columns, needs=needed, allow_mismatch=allowed) as source,
     ):
         recipe = replace(recipe, temperature=source.temperature)
         live = recorded_masks(source) if mask == "live" else ()
         if "advantages" in recipe.reads:
             check_policy(source, found, allowed)
+        learning = None
+        if judge is not None:
+            check_critic(source, judge, allowed)
+            learning = open_critic(judge, optimizer, critic_lr, weight_decay, critic_clip, device)
         trainer = open_trainer(found, optimizer, lr, weight_decay, device)
         if bonus is not None:
             bonus.restore(trainer.facts)
         record = new_record("update", {**params, **given}, policy=found.digest)
         for values in train_steps(
-            trainer, source, recipe, record, publish=publish, metrics=metrics, quiet=quiet, live=live
+            trainer,
+            source,
+            recipe,
+            record,
+            publish=publish,
+            metrics=metrics,
+            quiet=quiet,
+            live=live,
+            critic=learning,
         ):
-            shown = values if json else {name: values[name] for name in HEADLINES}
+            names = HEADLINES if critic is None else (*HEADLINES, "value_loss", "explained_variance")
+            shown = values if json else {name: values[name] for name in names}
             report("update", shown, as_json=json, quiet=quiet, stdout_is_data=False)
 
 

@@ -20,7 +20,7 @@ BELOW = {"tokenstats", "dynamics"}
 BASE = {"table", "registry", "errors", "version"}
 # What one room may use of its neighbours. The update is where loss, checkpoint and optimiser meet, so training
 # composes the others; an engine generates from prompts with a policy; a process reward model is a checkpoint.
-NEIGHBOURS = {"training": {"objectives", "policy"}, "engines": {"policy", "prompts"}, "steps": {"policy"}}
+NEIGHBOURS = {"training": {"objectives", "policy", "masks"}, "engines": {"policy", "prompts"}, "steps": {"policy"}}
 CORE = {"table", "dynamics", "advantages", "masks", "laws", "rewards", "prompts"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_NAMES = {"pickle", "cPickle", "dill", "marshal", "shelve", "joblib", "cloudpickle", "sympify", "parse_expr"}

@@ -36,10 +36,12 @@ TEXTS = {
 }
 
 # What a keyword needs around it to have an effect: other keywords, and a state that is not the first.
-AROUND: dict[str, dict[str, Any]] = {
-    "budget": {"target_change": 0.001},
-    "clip-cov": {"ratio": 1.0, "lower": 0.0},
-    "overlong": {"max_length": 42, "buffer": 20},
+AROUND: dict[tuple[str, str], dict[str, Any]] = {
+    ("budget", "eta"): {"target_change": 0.001},
+    ("clip-cov", "clip_high"): {"ratio": 1.0, "lower": 0.0},
+    **{("overlong", k): {"max_length": 42, "buffer": 20} for k in ("factor", "variant")},
+    ("overlong", "max_length"): {"buffer": 20},
+    ("overlong", "buffer"): {"max_length": 42},
 }
 STATES = {"entropic": {"integral": 20.0}}
 
@@ -278,7 +280,7 @@ MATTERS = [(room, name, keyword) for room, name in METHODS for keyword in keywor
 @pytest.mark.parametrize(("room", "name", "keyword"), MATTERS)
 def test_every_keyword_of_a_method_matters(room: str, name: str, keyword: str) -> None:
     data, known = columns() | {"state": STATES.get(name, {})}, keywords(room, name)
-    around = {k: v for k, v in AROUND.get(name, {}).items() if k != keyword and k in known}
+    around = {k: v for k, v in AROUND.get((name, keyword), {}).items() if k in known}
     choices = [
         [(other, value) for value in (p.default, *alternatives(name, p))]
         for other, p in known.items()

@@ -47,7 +47,7 @@ def sent(
     H as T_low, and of these the j = max(1, int(cov_ratio |T_low|)) of highest covariance with 2 coef and the j of
     lowest with coef / 2, which goes last; all others have no penalty. It anchors to the old policy and
     adds a reference KL of 0.001 (k3) on all tokens. The text (variant paper) has thresholds, a penalty on all of
-    T_low and the reference policy as anchor; a mask's coefficients anchor to the old one in both variants here.
+    T_low and the reference policy as anchor, which is `update --kl-to ref`.
     Its thresholds and coefficients were not found: without --tau-h, --tau-cov, --beta-low or --beta-high the code's
     number stands in for each. Which tokens its means run over was not found either; here T_low, as in the code.
     The shipped code gathers rows with an integer mask, so that its covariances belong to the wrong tokens; here the

@@ -25,7 +25,7 @@ class TokenLoss(NamedTuple):
 def token_loss(
     logprobs_N: Tensor, batch: Batch, coefficient_N: Array, recipe: Recipe, entropies_N: Tensor | None = None
 ) -> TokenLoss:
-    """k_t [ w_t policy_loss_t + (c_t + kl_coef) KL_t(old) + ref_kl_coef KL_t(reference) - entropy_coef H_t ].
+    """k_t [ w_t policy_loss_t + (c_t + kl_coef) KL_t(kl_to) + ref_kl_coef KL_t(reference) - entropy_coef H_t ].
 
     Args:
         logprobs_N: log p of the tokens under the policy in training, differentiable.
@@ -47,7 +47,8 @@ def token_loss(
     loss_N = tensor(batch.weights) * policy.loss
     coef_N = tensor(batch.kl_coefs) + recipe.kl_coef
     if coef_N.any():
-        loss_N = loss_N + coef_N * kl_penalty(logprobs_N, tensor(batch.old_logprobs), recipe.kl)
+        anchor = batch.inputs["ref_logprobs"] if recipe.kl_to == "ref" else batch.old_logprobs
+        loss_N = loss_N + coef_N * kl_penalty(logprobs_N, tensor(anchor), recipe.kl)
     if recipe.ref_kl_coef:
         penalty_N = kl_penalty(logprobs_N, tensor(batch.inputs["ref_logprobs"]), recipe.ref_kl)
         loss_N = loss_N + recipe.ref_kl_coef * penalty_N

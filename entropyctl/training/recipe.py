@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from entropyctl.errors import MismatchError, UsageError
 from entropyctl.objectives import ESTIMATORS, REDUCTIONS, PolicyLoss
@@ -19,7 +20,7 @@ from entropyctl.training.bonus import EntropyBonus
 class Recipe:
     """How a step is trained.
 
-    loss = sum_t k_t [ w_t policy_loss_t + (c_t + kl_coef) KL_t(old) + ref_kl_coef KL_t(reference) - coef H_t ]
+    loss = sum_t k_t [ w_t policy_loss_t + (c_t + kl_coef) KL_t(kl_to) + ref_kl_coef KL_t(reference) - coef H_t ]
 
     with k_t from the reduction over the mini-batch.
     """
@@ -27,14 +28,15 @@ class Recipe:
     objective: Callable[..., PolicyLoss]
     reduction: str
     norm: float | None
-    kl: str  # estimator of the penalty that kl_coefs scale
+    kl: str  # estimator of the penalty that kl_coefs and kl_coef scale
     mini_batches: int
     epochs: int
     grad_clip: float
     token_budget: int
     dtype: str  # of the passes; weights and optimiser state are float32
     temperature: float = 1.0
-    kl_coef: float = 0.0  # penalty on every token against the policy that the step started from
+    kl_coef: float = 0.0  # of that penalty on every token
+    kl_to: Literal["old", "ref"] = "old"  # what it is taken against: the policy that the step started from, or another
     ref_kl: str = "k3"  # estimator of the penalty against the reference
     ref_kl_coef: float = 0.0
     bonus: EntropyBonus | None = None
@@ -44,7 +46,7 @@ class Recipe:
         """The inputs that the loss reads."""
         own = tuple(inputs_of(self.objective))
         old = ("old_logprobs",) if "advantages" in own or self.kl_coef else ()
-        return (*own, *old, *(("ref_logprobs",) if self.ref_kl_coef else ()))
+        return (*own, *old, *(("ref_logprobs",) if self.ref_kl_coef or self.kl_to == "ref" else ()))
 
     @property
     def pulls_by_advantage(self) -> bool:

@@ -26,6 +26,7 @@ from entropyctl.table.provenance import again
 from entropyctl.table.schema import load_schema
 from entropyctl.tokenstats import SplitModel, split_model
 from entropyctl.training.batch import mini_batches, read_batch
+from entropyctl.training.critic import METRICS, Critic, critic_step, publish_critic
 from entropyctl.training.entropy import entropy_change, measure, statistics_of
 from entropyctl.training.live import LiveMask, masked_now, reads_of
 from entropyctl.training.optimizer import load_state, make_optimizer, save_state
@@ -130,6 +131,7 @@ def train_steps(
     metrics: str | None,
     quiet: bool,
     live: tuple[LiveMask, ...] = (),
+    critic: Critic | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Train on every step of a table, publish after each, and write its metrics.
 
@@ -144,6 +146,7 @@ def train_steps(
         metrics: directory that gets `step-000001.parquet`, ...
         quiet: show no progress.
         live: masks to run again on every mini-batch.
+        critic: trained and published beside the policy; locked as the policy is.
 
     Yields:
         A row of metrics for each step.
@@ -161,7 +164,15 @@ def train_steps(
                 values = update_step(trainer, step.rows, recipe, scored_here=scored_here, live=live, advance=advance)
             if trainer.optimizer_steps == steps_before:
                 notice(f"update: step {step.number}: no token has a gradient; the weights stay as they are")
+            values |= dict.fromkeys(METRICS)
+            if critic is not None:
+                with progress(f"update critic {step.number}", tokens * recipe.epochs, quiet=quiet) as advance:
+                    learnt = critic_step(critic, step.rows, recipe, advance)
+                values |= learnt | {"seconds": values["seconds"] + learnt["seconds"]}
             values |= {"step": step.number, "policy_version": trainer.policy.version, "published_version": None}
+            if publish and critic is not None:
+                # First: should the policy's publishing fail, the step can be run again, and a critic bears it twice.
+                publish_critic(critic)
             if publish:
                 publish_next(trainer, {} if recipe.bonus is None else recipe.bonus.facts())
                 values["published_version"] = trainer.policy.version

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from entropyctl.advantages import (
     bcpg_nsa,
     entropy_shaping,
+    gae,
     kl_in_reward,
     low_probability,
     overlong,
     positive_advantage,
+    prime,
     seed_grpo,
 )
 from entropyctl.dynamics.semantic_entropy import semantic_entropy
@@ -25,6 +27,7 @@ from entropyctl.errors import UsageError
 
 from .conftest import ROOT
 
+PEERS = json.loads((ROOT / "tests" / "golden" / "peers.json").read_text())
 SMALL = json.loads((ROOT / "tests" / "golden" / "entropy_small.json").read_text())
 SMALL_MASK = np.array(SMALL["mask"]).ravel().astype(bool)
 ONE = np.ones(1, bool)
@@ -131,6 +134,11 @@ def test_seed_grpo_leaves_prompts_alone_whose_answers_agree() -> None:
     assert found.tolist() == [0.5, -0.5]
 
 
+def test_seed_grpo_knows_no_uncertainty_of_a_single_response() -> None:
+    found = seed_grpo(np.ones(1), np.zeros(1), -np.ones(1), np.zeros(1, int), ONE, np.zeros(1), alpha=1.0)
+    assert found.tolist() == [0.0]
+
+
 # Positive-advantage reweighting
 
 
@@ -153,6 +161,11 @@ def test_the_guiding_entropy_is_of_counted_tokens() -> None:
     assert (found.advantages.tolist(), found.state) == ([0.5, 0.0], {"lambda": 0.45})
     nothing = positive_advantage(np.ones(2), np.ones(2), ~mask & mask, 1, {"lambda": 0.5})
     assert (nothing.advantages.tolist(), nothing.state) == ([0.0, 0.0], {"lambda": 0.5})
+
+
+def test_an_entropy_of_exactly_delta_raises_the_factor() -> None:
+    found = positive_advantage(np.ones(1), np.full(1, 0.5), ONE, 1, {"lambda": 0.25}, delta=0.5, step_size=0.125)
+    assert found.state == {"lambda": 0.375}
 
 
 @pytest.mark.parametrize(("step", "factor"), [(1, 0), (50, 0), (75, 0.5), (90, 0.8), (100, 1), (130, 1)])
@@ -239,9 +252,127 @@ def test_the_kl_in_the_reward_in_small_numbers() -> None:
     assert far.tolist() == [-10.0]
 
 
+# GAE
+
+
+def ragged(rows: list[list[float]]) -> np.ndarray:
+    return np.concatenate([np.asarray(row, np.float64) for row in rows])
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_gae_gives_its_authors_numbers(index: int) -> None:
+    fixture = PEERS["fixture"]
+    case = [case for case in PEERS["cases"] if case["method"] == "advantage/gae"][index]
+    lengths = [len(row) for row in fixture["values"]]
+    row_of_token = np.repeat(np.arange(len(lengths)), lengths)
+    rewards = np.zeros(len(row_of_token))
+    rewards[np.cumsum(lengths) - 1] = fixture["reward"]
+    found = gae(rewards, ragged(fixture["values"]), row_of_token, np.ones(len(rewards), bool), **case["params"])
+    close(found.advantages, ragged(case["advantages"]))
+    assert found.returns is not None
+    close(found.returns, ragged(case["returns"]))
+
+
+def test_gae_steps_over_tokens_that_are_not_counted() -> None:
+    mask = np.array([1, 0, 1, 1, 0], bool)
+    found = gae(
+        np.array([0.0, 7.0, 1.0, 3.0, 9.0]),
+        np.array([0.5, 99.0, 0.25, 1.0, 99.0]),
+        np.array([0, 0, 0, 1, 1]),
+        mask,
+        gamma=0.5,
+        lam=0.5,
+        whiten=False,
+    )
+    # the last of each row: 1 - 0.25 and 3 - 1; before it 0.5 * 0.25 - 0.5 + 0.25 * 0.75
+    assert found.advantages.tolist() == [-0.1875, 0.0, 0.75, 2.0, 0.0]
+    assert found.returns is not None
+    assert found.returns.tolist() == [0.3125, 0.0, 1.0, 3.0, 0.0]
+
+
+def test_without_discount_gae_is_what_came_less_what_was_expected() -> None:
+    rng = np.random.default_rng(0)
+    rewards, values, row = rng.normal(size=9), rng.normal(size=9), np.repeat([0, 1, 2], [4, 2, 3])
+    to_go = np.concatenate([np.cumsum(rewards[row == r][::-1])[::-1] for r in range(3)])
+    found = gae(rewards, values, row, np.ones(9, bool), whiten=False)
+    close(found.returns, to_go)
+    close(found.advantages, to_go - values)
+
+
+# PRIME: four responses of two prompts, the last token of each without process reward
+
+PRIME_MASK = np.array([[1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 0, 0]], bool).ravel()
+PROCESS = np.array([[0.1, 0.2, 0], [0.3, 0, 0], [-0.1, 0.05, 0], [0, 0, 0]]).ravel()
+CORRECT = np.array([1.0, 0, 1, 0])
+PAIRS = np.array([0, 0, 1, 1])
+TWELVE = np.arange(12) // 3
+
+
+def prime_example(process: np.ndarray = PROCESS, **flags: Any) -> Any:
+    return prime(CORRECT, PAIRS, process - 2.0, np.full(12, -2.0), TWELVE, PRIME_MASK, **flags)
+
+
+def test_prime_gives_its_authors_numbers() -> None:
+    found = prime_example(beta=1.0, normalise="none")
+    expected = [4.25, 4.5, 3.75, -4.5, -6.25, 0, 4.75, 5.666667, 5.083333, -4.916667, 0, 0]
+    close(found.returns, expected)
+    close(found.advantages[:3], [0.57668507, 0.62675101, 0.47655326])
+
+
+def test_prime_of_the_recipe_gives_the_last_token_nothing() -> None:
+    other = np.where(np.isin(np.arange(12), [2, 4, 8, 9]), 7.0, PROCESS)
+    assert prime_example(other).returns.tolist() == prime_example().returns.tolist()
+    assert prime_example(other, variant="prime").returns.tolist() != prime_example(variant="prime").returns.tolist()
+
+
+def test_prime_divides_by_the_largest_sum_to_go() -> None:
+    # row 0 has 0.3 to go from its first token, no row has more
+    found = prime_example(outcome=0.0).returns
+    expected = prime_example(PROCESS / 0.3, beta=1.0, normalise="none", outcome=0.0).returns
+    close(found, expected, 1e-4)  # 1e-6 is added to 0.3 beta = 0.015
+    close(prime_example(outcome=0.0, beta=1e6).returns, expected)
+
+
+def test_prime_variants_in_small_numbers() -> None:
+    row = np.array([0, 0, 1])
+    arguments = (np.array([1.0, 0.0]), np.zeros(2), np.array([2.0, 4.0, 1.0]), np.zeros(3), row, np.ones(3, bool))
+    # means 3 and 1; the paper: 2 - 1, 4 - 1, 1 - 3; the codes: 2 (2, 4, 1) - 4
+    paper = prime(*arguments, variant="paper", beta=1.0)
+    assert paper.returns is not None
+    assert paper.returns.tolist() == [4 + 1, 3 + 1, -2 - 1]
+    assert paper.advantages.tolist() == paper.returns.tolist()
+    code = prime(*arguments, variant="prime", normalise="none")
+    assert code.returns is not None
+    assert code.returns.tolist() == [4 + 1, 4 + 1, -2 - 1]
+    discounted = prime(*arguments, variant="paper", beta=1.0, gamma=0.5, process=2.0, outcome=0.0, whiten=False)
+    assert discounted.advantages.tolist() == [5, 6, -4]
+
+
+def test_a_sequence_has_the_same_mean_in_papers_and_codes() -> None:
+    flags: dict[str, Any] = {"outcome": 0.0, "process": 1.0, "normalise": "none", "gamma": 0.0}
+    paper = prime_example(variant="paper", beta=1.0, **flags).returns
+    code = prime_example(variant="prime", **flags).returns
+    for row in range(4):
+        at = PRIME_MASK & (row == TWELVE)
+        assert paper[at].mean() == pytest.approx(code[at].mean())
+
+
+def test_a_sample_without_others_has_no_baseline() -> None:
+    found = prime(np.ones(1), np.zeros(1), np.array([1.0, 2.0]), np.zeros(2), np.zeros(2, int), np.ones(2, bool),
+                  variant="paper", beta=1.0)  # fmt: skip
+    assert found.advantages.tolist() == [3 + 1, 2 + 1]
+
+
 # Flags
 
+TOKENS = (np.ones(1), np.ones(1), np.zeros(1, int), ONE)
+RESPONSES = (np.ones(1), np.zeros(1), np.ones(1), np.ones(1), np.zeros(1, int), ONE)
 BAD: list[tuple[Any, tuple[Any, ...], dict[str, Any], str]] = [
+    (gae, TOKENS, {"gamma": 1.5}, "--gamma 1.5: must lie"),
+    (gae, TOKENS, {"lam": -0.5}, "--lam -0.5: must lie"),
+    (prime, RESPONSES, {"beta": -1.0}, "--beta -1: must be"),
+    (prime, RESPONSES, {"process": math.nan}, "--process nan: must be"),
+    (prime, RESPONSES, {"gamma": 2.0}, "--gamma 2: must lie"),
     (overlong, (np.ones(1),), {"buffer": 0}, "--buffer 0: must be"),
     (overlong, (np.ones(1),), {"max_length": 9, "buffer": 10}, "--max-length 9: must be"),
     (overlong, (np.ones(1),), {"factor": -1.0}, "--factor -1: must be"),

@@ -23,7 +23,7 @@ def bcpg_nsa(
     Where they differ: no code was published. A summary of the paper says that correct steps are rewarded; with
     beta above 0 they are only penalised less, and rewarded with beta below 0. The paper's objective has a mean over
     each response's tokens and adds -(tau / 2) (log pi_theta(y) / pi_ref(y))^2 of the whole response (tau 1e-3):
-    both belong to the objective, not to A.
+    both are in the objective bcpg, not in A.
 
     Entropy: holds it up, since fewer tokens of incorrect responses are pushed down, and least those that correct
     responses need too.

@@ -249,9 +249,7 @@ EVEN = {"clip_low": 0.2, "clip_high": 0.2}
     ],
 )
 def test_losses_of_verl_in_float64(name: str, reduction: str | None, params: dict[str, Any], expected: float) -> None:
-    # verl's taus are float32.
-    tolerance = 1e-8 if name == "sapo" else 2e-10
-    assert evaluate(VERL, name, reduction, **params).loss == pytest.approx(expected, abs=tolerance)
+    assert evaluate(VERL, name, reduction, **params).loss == pytest.approx(expected, abs=1e-9)
 
 
 def test_clipped_shares_of_verl_in_float64() -> None:

@@ -105,26 +105,28 @@ def test_the_default_reduction_is_the_one_that_the_authors_force(name: str) -> N
     assert default_reduction(name) == case["aggregation"]
 
 
+def chosen_by(mask: str, data: Fixture, **params: Any) -> dict[str, np.ndarray]:
+    """What a mask of the current policy hands to the update."""
+    function = registry.load_function("masks", mask)
+    columns = data.inputs | {"token_key": np.arange(len(data.inputs["logprobs"]), dtype=np.uint64)}
+    compiled = function(*(columns[read] for read in registry.inputs_of(function)), **params)
+    found = {"weights": compiled.weights, "kl_coefs": compiled.kl_coefs}
+    return {name: values for name, values in found.items() if values is not None}
+
+
 @pytest.mark.parametrize("case", named("kl-cov"))
 def test_kl_cov_is_reinforce_with_a_penalty_on_some_tokens(case: dict[str, Any]) -> None:
-    plain = evaluate(LARGE, "reinforce", case["aggregation"], ratio=True)
-    coef = case["params"]["kl_coef"]
-    delta = LARGE.inputs["logprobs"] - LARGE.inputs["old_logprobs"]
-    pull = (flat(case["grad"]) - plain.grad) * len(delta)  # coef sign(delta) on the chosen tokens, 0 elsewhere
-    chosen = abs(pull) > coef / 2
-    assert chosen.sum() == max(1, int(len(delta) * case["params"]["ratio"]))
-    agrees(evaluate(LARGE, "reinforce", case["aggregation"], ratio=True, kl_coefs=coef * chosen), case)
+    params = {"ratio": case["params"]["ratio"], "coef": case["params"]["kl_coef"]}
+    agrees(evaluate(LARGE, "reinforce", case["aggregation"], ratio=True, **chosen_by("kl-cov", LARGE, **params)), case)
 
 
 @pytest.mark.parametrize("case", named("clip-cov"))
 def test_clip_cov_is_ppo_without_some_tokens(case: dict[str, Any]) -> None:
-    """Its cases choose every candidate: tokens inside the clip, with a covariance inside the bounds."""
     params = case["params"]
-    clips = {"clip_low": params["clip_low"], "clip_high": params["clip_high"], "dual_clip": math.inf}
-    centred = [LARGE.inputs[name] - LARGE.inputs[name].mean() for name in ("advantages", "logprobs")]
-    cov = centred[0] * centred[1]
-    chosen = (cov > params["cov_low"]) & (cov < params["cov_high"]) & ~evaluate(LARGE, "ppo", **clips).clipped
-    agrees(evaluate(LARGE, "ppo", case["aggregation"], weights=(~chosen).astype(float), **clips), case)
+    clips = {"clip_low": params["clip_low"], "clip_high": params["clip_high"]}
+    bounds = {"ratio": params["ratio"], "lower": params["cov_low"], "upper": params["cov_high"]}
+    chosen = chosen_by("clip-cov", LARGE, **bounds, **clips)
+    agrees(evaluate(LARGE, "ppo", case["aggregation"], dual_clip=math.inf, **chosen, **clips), case)
 
 
 # The small fixture, whose construction golden/README.md of the reference writes out.
@@ -182,21 +184,15 @@ def test_the_small_fixture_gives_the_authors_numbers(key: str, name: str, params
         )
 
 
-# Tokens by position: kl-cov with coefficient 0.1; SENT with 0.2 on the highest, 0.05 on the lowest covariances.
 @pytest.mark.parametrize(
-    ("loss", "grad", "coefficients", "chosen"),
-    [
-        ("kl_cov loss", "kl_cov dL/dlogp", [0.1], 2),
-        ("SENT v2 loss bool mask", "SENT v2 grad bool mask", [0.05, 0.2], 4),
-    ],
+    ("mask", "params", "key"),
+    [("kl-cov", {"ratio": 0.2}, "kl_cov {}"), ("sent", {"cov_ratio": 0.2}, "SENT v2 {} bool mask")],
 )
-def test_penalties_of_the_small_fixture(loss: str, grad: str, coefficients: list[float], chosen: int) -> None:
-    plain = evaluate(SMALL, "reinforce", ratio=True)
-    pull = abs(np.array(SMALL_NUMBERS[grad])[SMALL_MASK] - plain.grad) * len(plain.grad)
-    kinds = np.array([0.0, *coefficients])
-    coefs = kinds[abs(pull[:, None] - kinds).argmin(1)]
-    assert (coefs > 0).sum() == chosen
-    agrees_with_small(evaluate(SMALL, "reinforce", ratio=True, kl_coefs=coefs), loss, grad)
+def test_penalties_of_the_small_fixture(mask: str, params: dict[str, Any], key: str) -> None:
+    data = SMALL._replace(inputs=SMALL.inputs | {"entropies": np.array(SMALL_NUMBERS["H_new"])[SMALL_MASK]})
+    chosen = chosen_by(mask, data, coef=0.1, **params)
+    grad = "dL/dlogp" if mask == "kl-cov" else "grad"
+    agrees_with_small(evaluate(data, "reinforce", ratio=True, **chosen), key.format("loss"), key.format(grad))
 
 
 @pytest.mark.parametrize(
@@ -257,18 +253,17 @@ def test_clipped_shares_of_verl_in_float64() -> None:
     assert evaluate(VERL, "ppo", clip_high=0.28, dual_clip=1.2).clipped.mean() == pytest.approx(4 / 9)
 
 
-@pytest.mark.parametrize(
-    ("chosen", "expected"), [([0, 0, 1, 0, 1, 0, 0, 0, 0], 0.0544780222), ([0, 0, 1, 0, 0, 0, 0, 0, 0], 0.0322557999)]
-)
-def test_kl_cov_of_verl_in_float64(chosen: list[int], expected: float) -> None:
-    """The two (ratio 0.25) or one (ratio 2e-4) tokens with the largest covariance, coefficient 1."""
-    found = evaluate(VERL, "reinforce", ratio=True, kl_coefs=np.array(chosen, float))
+@pytest.mark.parametrize(("ratio", "expected"), [(0.25, 0.0544780222), (2e-4, 0.0322557999)])
+def test_kl_cov_of_verl_in_float64(ratio: float, expected: float) -> None:
+    found = evaluate(VERL, "reinforce", ratio=True, **chosen_by("kl-cov", VERL, ratio=ratio, coef=1.0))
     assert found.loss == pytest.approx(expected, abs=2e-10)
 
 
 def test_clip_cov_of_verl_in_float64() -> None:
     """One candidate: the last token of the second row."""
-    found = evaluate(VERL, "ppo", clip_low=1.0, clip_high=1.0, dual_clip=math.inf, weights=np.arange(9) != 6)
+    chosen = chosen_by("clip-cov", VERL, ratio=0.5, lower=0.1, upper=0.6)
+    assert chosen["weights"].tolist() == [1, 1, 1, 1, 1, 1, 0, 1, 1]
+    found = evaluate(VERL, "ppo", clip_low=1.0, clip_high=1.0, dual_clip=math.inf, **chosen)
     assert found.loss == pytest.approx(-0.1037297483, abs=2e-10)
 
 

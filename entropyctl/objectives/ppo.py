@@ -29,8 +29,9 @@ def ppo(
     (2503.14476: 0.2 and 0.28, token-mean); the dual clip is of 1912.09729.
     Code: verl, compute_policy_loss_vanilla (0.2, 0.2, 3.0; recipes use a dual clip of 10).
 
-    Where they differ: the paper has one clip and no dual clip, and so has TRL: --dual-clip inf. DAPO's recipe passes
-    a dual clip that the first Entropy-Mechanism code ignores. verl holds the log-ratio within +-20, and so does this.
+    Where they differ: the paper has one clip and no dual clip, and so has TRL: --dual-clip inf. The scripts of
+    Clip-Cov and KL-Cov pass a dual clip of 10 that their code does not apply. verl holds the log-ratio within +-20,
+    and so does this.
 
     Entropy: clipping from below raises it and clipping from above lowers it (2509.26114), so that a wider clip_high
     slows its fall.

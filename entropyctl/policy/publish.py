@@ -25,8 +25,13 @@ NOT_COPIED = (".safetensors", ".bin", ".gguf", ".index.json")
 
 
 @contextmanager
-def policy_to_train(path: str, *, publish: bool) -> Iterator[Policy]:
+def policy_to_train(path: str, *, publish: bool, what: str = "policy") -> Iterator[Policy]:
     """The policy that a path means, locked for as long as it is trained where new versions are published.
+
+    Args:
+        path: a checkpoint, or a directory of versions.
+        publish: whether versions will be published.
+        what: its flag without the dashes; `critic` for one.
 
     Raises:
         UsageError: a plain checkpoint cannot be published to.
@@ -38,9 +43,9 @@ def policy_to_train(path: str, *, publish: bool) -> Iterator[Policy]:
         return
     if policy.root is None:
         raise UsageError(
-            f"{path}: is one checkpoint; to publish versions make it version 0 of a policy: "
-            f"mkdir -p run/policy && ln -s $(realpath {path}) run/policy/v000000 "
-            "&& ln -s v000000 run/policy/latest, then --policy run/policy"
+            f"{path}: is one checkpoint; to publish versions make it version 0 of a {what}: "
+            f"mkdir -p run/{what} && ln -s $(realpath {path}) run/{what}/v000000 "
+            f"&& ln -s v000000 run/{what}/latest, then --{what} run/{what}"
         )
     with locked(policy.root):
         yield find_policy(path)  # again: `latest` may have moved before the lock was held

@@ -1,0 +1,166 @@
+"""A critic in training beside the policy: its model and optimiser, a step of it, and its next version."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from entropyctl.errors import EngineError, InputError, MismatchError, UsageError
+from entropyctl.objectives import token_coefficients
+from entropyctl.objectives._value import check_clip, explained_variance, value_loss
+from entropyctl.policy import Policy
+from entropyctl.policy.checkpoint import load_critic, parse_device
+from entropyctl.policy.publish import load_trainer_state, publish
+from entropyctl.table import Source
+from entropyctl.table.columns import null_rows
+from entropyctl.table.conform import row_name
+from entropyctl.tokenstats import SplitModel, forward_batches, response_hidden, split_critic, token_values
+from entropyctl.training.batch import Array, Batch, mini_batches, read_batch
+from entropyctl.training.optimizer import load_state, make_optimizer, save_state
+from entropyctl.training.recipe import Recipe
+
+# What the table must carry beside what every update reads.
+NEEDS = ("values", "returns")
+METRICS = ("value_loss", "value_clip_fraction", "explained_variance")
+
+
+@dataclass
+class Critic:
+    """A critic in training; `policy` is the version that its weights stand for."""
+
+    policy: Policy
+    split: SplitModel
+    optimizer: torch.optim.Optimizer
+    clip: float
+    optimizer_steps: int
+
+
+def open_critic(version: Policy, optimizer: str, lr: float, weight_decay: float, clip: float, device: str) -> Critic:
+    """Load a version with the optimiser state that was published beside it. Weights in training are float32.
+
+    Raises:
+        UsageError: a rate or a clip that is none.
+        InputError: the checkpoint is no critic, or its trainer state is damaged.
+    """
+    check_clip(clip)
+    if not 0 <= lr < math.inf:
+        raise UsageError(f"--critic-lr {lr:g}: must be a finite number, 0 or above")
+    model = load_critic(version, torch.float32, parse_device(device))
+    made = make_optimizer(model, optimizer, lr, weight_decay)
+    state, facts = load_trainer_state(version)
+    load_state(model, made, state)
+    return Critic(version, split_critic(model), made, clip, int(facts.get("optimizer_steps", 0)))
+
+
+def check_critic(source: Source, version: Policy, allow: tuple[str, ...]) -> None:
+    """Stop where the rows' values are of another critic than the one to train, as when a step is run twice.
+
+    Raises:
+        MismatchError: names both.
+    """
+    scored = set(source.context.get("scoring", {}).get("critic", {}).values())
+    if scored and scored != {version.digest} and not {"scoring", "scoring.critic"} & set(allow):
+        digests = ", ".join(sorted(digest[:12] for digest in scored))
+        raise MismatchError(
+            f"{source.path}: its values are of critic {digests}, but {version.directory} is {version.digest[:12]}; "
+            "train the critic that scored, or allow it with --allow-mismatch scoring.critic"
+        )
+
+
+def critic_step(
+    critic: Critic, rows: pa.Table, recipe: Recipe, advance: Callable[[int], None] = lambda tokens: None
+) -> dict[str, Any]:
+    """Train the critic on the rows of a step, in the mini-batches and epochs of the policy.
+
+    loss = sum_t k_t 1/2 max( (v_t - R_t)^2, (clip(v_t, v_old_t +- clip) - R_t)^2 )
+
+    with k_t from the recipe's reduction over loss_mask, R from `returns` and v_old from `values`.
+
+    Args:
+        critic: is changed: weights, optimiser state and count of steps.
+        rows: one step, with `NEEDS`.
+        recipe: its reduction, mini-batches, epochs, clipping of the gradient, token budget and number type.
+        advance: told the response tokens done.
+
+    Returns:
+        value_loss (mean over the optimiser steps, before each), value_clip_fraction (of the counted tokens),
+        explained_variance (of the values in the table), and the seconds that it took.
+
+    Raises:
+        InputError: a row has no returns.
+        EngineError: a gradient is not a number.
+    """
+    began = time.monotonic()
+    for name in NEEDS:
+        if (missing_B := null_rows(rows[name])).any():
+            raise InputError(f"row {row_name(rows, int(missing_B.argmax()))}: '{name}' is null, and a critic learns it")
+    batch = read_batch(rows, NEEDS)
+    losses, clipped, tokens = [], 0.0, 0
+    parts = [batch.take(part) for part in mini_batches(rows["prompt_id"].to_pylist(), recipe.mini_batches)]
+    for part in parts * recipe.epochs:
+        counted = int(part.loss_mask.sum())
+        if counted == 0:
+            continue
+        loss, held = _optimise(critic, part, recipe, advance)
+        losses.append(loss)
+        clipped, tokens = clipped + held, tokens + counted
+    critic.optimizer_steps += len(losses)
+    return {
+        "value_loss": float(np.mean(losses)) if losses else 0.0,
+        "value_clip_fraction": clipped / max(tokens, 1),
+        "explained_variance": explained_variance(batch.inputs["values"], batch.inputs["returns"], batch.loss_mask),
+        "seconds": time.monotonic() - began,
+    }
+
+
+def _optimise(critic: Critic, part: Batch, recipe: Recipe, advance: Callable[[int], None]) -> tuple[float, float]:
+    """One optimiser step; its loss, and how many counted tokens the clip held."""
+    parameters = critic.split.model.parameters()
+    critic.optimizer.zero_grad(set_to_none=True)
+    coefficient_N = token_coefficients(part.loss_mask, part.lengths, recipe.reduction, recipe.norm)
+    rows, starts, loss, held = part.learning_rows(by_advantage=False), part.starts, 0.0, 0.0
+    for chosen in forward_batches(critic.split, [part.sequences[i] for i in rows], recipe.token_budget):
+        micro = rows[chosen]
+        k_N = np.concatenate([coefficient_N[starts[i] : starts[i + 1]] for i in micro])
+        value, count = _loss(critic, part.take(micro), k_N, recipe)
+        value.backward()  # type: ignore[no-untyped-call]
+        loss, held = loss + float(value.detach()), held + count
+        advance(int(part.lengths[micro].sum()))
+    if not np.isfinite(float(torch.nn.utils.clip_grad_norm_(parameters, recipe.grad_clip))):
+        raise EngineError("the critic's gradient is not a number; lower --critic-lr, or use --dtype float32")
+    critic.optimizer.step()
+    critic.optimizer.zero_grad(set_to_none=True)
+    return loss, held
+
+
+def _loss(critic: Critic, batch: Batch, coefficient_N: Array, recipe: Recipe) -> tuple[torch.Tensor, float]:
+    device = critic.split.device
+    with torch.autocast(device.type, torch.bfloat16) if recipe.dtype == "bfloat16" else nullcontext():
+        hidden_ND, _ = response_hidden(critic.split, batch.sequences)
+        values_N = token_values(critic.split, hidden_ND)
+    old_N, returns_N, k_N = (
+        torch.from_numpy(np.array(x, np.float32)).to(device)
+        for x in (batch.inputs["values"], batch.inputs["returns"], coefficient_N)
+    )
+    found = value_loss(values_N, old_N, returns_N, clip=critic.clip)
+    mask_N = torch.from_numpy(np.array(batch.loss_mask)).to(device)
+    # A token outside the mask must not turn the sum into NaN by 0 * inf.
+    return torch.where(mask_N, k_N * found.loss, 0.0).sum(), float((found.clipped & mask_N).sum())
+
+
+def publish_critic(critic: Critic) -> None:
+    """Publish the trained weights as the critic's next version, for which it then stands.
+
+    Raises:
+        OutputError: the disk refuses.
+    """
+    state = save_state(critic.split.model, critic.optimizer)
+    critic.policy = publish(critic.policy, critic.split.model, state, {"optimizer_steps": critic.optimizer_steps})

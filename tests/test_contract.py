@@ -41,7 +41,7 @@ AROUND: dict[tuple[str, str], dict[str, Any]] = {
     ("clip-cov", "clip_high"): {"ratio": 1.0, "lower": 0.0},
     **{("overlong", k): {"max_length": 42, "buffer": 20} for k in ("factor", "variant")},
     ("overlong", "max_length"): {"buffer": 20},
-    ("overlong", "buffer"): {"max_length": 42},
+    ("overlong", "buffer"): {"max_length": 4096},
 }
 STATES = {"entropic": {"integral": 20.0}}
 

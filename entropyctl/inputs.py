@@ -8,7 +8,7 @@ come from outside the table.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,10 +115,16 @@ def cluster(rows: pa.Table) -> Array:
     keys: dict[tuple[Any, ...], int] = {}
     found = zip(group(rows).tolist(), correct(rows).tolist(), rows["predicted"].to_pylist(), strict=True)
     numbers = []
-    for index, (problem, right, answer) in enumerate(found):
-        key = (problem, True) if right else (problem, False, index) if answer is None else (problem, False, "", answer)
+    for index, (problem, right, predicted) in enumerate(found):
+        answer = same_answer(right, predicted)
+        key = (problem, index) if answer is None else (problem, "", answer)
         numbers.append(keys.setdefault(key, len(keys)))
     return np.array(numbers, np.int64)
+
+
+def same_answer(right: bool, predicted: str | None) -> Hashable | None:
+    """What is equal for two responses to a problem that give the same answer; None is like no other."""
+    return True if right else predicted
 
 
 def token_key(rows: pa.Table) -> Array:

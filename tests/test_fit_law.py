@@ -125,7 +125,7 @@ def write_evals(path: Path, rows: list[tuple[int, int, int, float | None, int]])
     ]
     columns = load_schema("evals").columns
     with write(str(path), "evals", new_record("eval", {})) as sink:
-        sink.put(0, pa.table({c.name: column_from([row[c.name] for row in made], c.arrow_type) for c in columns}))
+        sink.put(0, pa.table({c.name: column_from([row.get(c.name) for row in made], c.arrow_type) for c in columns}))
     return path
 
 

@@ -20,7 +20,7 @@ from entropyctl.table.schema import load_schema, table_names
 
 from .conftest import ROOT, Cli
 
-STAGES = {"rollout", "score", "advantage", "mask", "update", "eval", "fit-law"}
+STAGES = {"rollout", "score", "advantage", "mask", "update", "eval", "fit-law", "select", "objective", "forecast"}
 
 
 def test_without_a_name_every_table_has_a_line(cli: Cli) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from entropyctl.errors import InputError, UsageError
+from entropyctl.inputs import same_answer
+from entropyctl.laws._answers import Clusters, mean_logprobs, uncertainty
 from entropyctl.laws._student import mean_interval
 from entropyctl.laws.pass_at_k import majority_correct, pass_curve
 from entropyctl.table import notice
@@ -29,7 +31,10 @@ from entropyctl.table.schema import load_schema
 OUTCOMES = ("correct", "wrong", "unparsable", "timeout", "error")
 FAILURES = OUTCOMES[2:]
 # What an evaluation reads, where it is there; only the first two must be.
-OPTIONAL = ("policy_version", "data_source", "predicted", "finish_reason", "tokens", "entropies", "greedy")
+OPTIONAL = (
+    *("policy_version", "data_source", "predicted", "finish_reason", "tokens", "entropies", "greedy"),
+    *("logprobs", "loss_mask"),
+)
 COLUMNS = ("prompt_id", "outcome", *OPTIONAL)
 NEEDS = COLUMNS[:2]
 
@@ -43,6 +48,7 @@ class _Problem:
     outcomes: Counter[str] = field(default_factory=Counter)
     answers: Counter[str] = field(default_factory=Counter)
     right: set[str] = field(default_factory=set)
+    clusters: Clusters = field(default_factory=Clusters)
     data_source: str | None = None
     truncated: int | None = None
     tokens: int = 0
@@ -71,8 +77,10 @@ class _Problem:
 def evaluate(steps: Iterable[pa.Table], path: str = "the input", announce: Callable[[str], None] = notice) -> pa.Table:
     """Count scored responses by policy version and problem.
 
-    Answers are equal when the grader read the same string out of them. Memory is that of the counts, whatever
-    the number of steps. Greedy baseline rows are no draws of the policy and are left out.
+    Answers are equal when the grader read the same string out of them. For the semantic entropy all correct answers
+    are one, since the grader verified that each equals the reference, and a response without an answer is one of its
+    own. Memory is that of the counts, whatever the number of steps. Greedy baseline rows are no draws of the policy
+    and are left out.
 
     Args:
         steps: tables of scored responses, with the columns `COLUMNS` where they are there; a response without
@@ -97,6 +105,10 @@ def evaluate(steps: Iterable[pa.Table], path: str = "the input", announce: Calla
     if not problems:
         raise InputError(f"{path}: holds no rows; there is nothing to evaluate")
     counted = [{"policy_version": v, "prompt_id": p, **problem.as_row()} for (v, p), problem in problems.items()]
+    answered = any(problem.answers for problem in problems.values())
+    of_answers = uncertainty([problem.clusters for problem in problems.values()], answers_were_read=answered)
+    for row, entropy in zip(counted, of_answers.entropies, strict=True):
+        row |= {"semantic_entropy": entropy, "semantic_entropy_of": of_answers.source}
     columns = load_schema("evals").columns
     return pa.table({c.name: column_from([row[c.name] for row in counted], c.arrow_type) for c in columns})
 
@@ -113,6 +125,7 @@ def _count(problems: dict[tuple[int, str], _Problem], rows: pa.Table, path: str)
         return rows[name].to_pylist() if name in rows.column_names else [missing] * rows.num_rows
 
     nats_B, measured_B, tokens_B = _entropies(rows)
+    logprob_B, known_B = mean_logprobs(rows)
     versions, sources, finishes = values("policy_version", 0), values("data_source"), values("finish_reason")
     outcomes, answers = values("outcome"), values("predicted")
     for i, prompt_id in enumerate(values("prompt_id")):
@@ -130,6 +143,8 @@ def _count(problems: dict[tuple[int, str], _Problem], rows: pa.Table, path: str)
             problem.answers[answers[i]] += 1
             if outcomes[i] == "correct":
                 problem.right.add(answers[i])
+        answer = same_answer(outcomes[i] == "correct", answers[i])
+        problem.clusters.add(answer, float(logprob_B[i]) if known_B[i] else None)
         problem.tokens += int(tokens_B[i])
         problem.measured_tokens += int(measured_B[i])
         problem.nats += float(nats_B[i])

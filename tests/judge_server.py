@@ -119,7 +119,8 @@ def no_completion(to: Handler) -> None:
 
 
 def huge(to: Handler) -> None:
-    to.send(200, b" " * 2_000_000)
+    said = {"choices": [{"message": {"content": json.dumps(to.verdicts)}}]}
+    to.send(200, json.dumps(said).encode() + b" " * 2_000_000)
 
 
 def endless(to: Handler) -> None:

@@ -83,6 +83,17 @@ def test_a_token_that_ends_within_a_character_adds_nothing() -> None:
     assert token_texts([*"a🙂".encode(), 0xF0], utf8) == ["a", "", "", "", "🙂", "\ufffd"]
 
 
+def test_few_tokens_are_decoded_at_once_whatever_they_are() -> None:
+    looked_at = []
+
+    def decode(ids: list[int]) -> str:
+        looked_at.append(len(ids))
+        return utf8(ids)
+
+    assert len(token_texts([0xF0] * 1000, decode)) == 1000
+    assert max(looked_at) <= 16
+
+
 @given(st.text())
 def test_texts_of_byte_tokens_are_the_text(text: str) -> None:
     ids = list(text.encode(errors="replace"))

@@ -146,14 +146,14 @@ def _loss(critic: Critic, batch: Batch, coefficient_N: Array, recipe: Recipe) ->
     with torch.autocast(device.type, torch.bfloat16) if recipe.dtype == "bfloat16" else nullcontext():
         hidden_ND, _ = response_hidden(critic.split, batch.sequences)
         values_N = token_values(critic.split, hidden_ND)
+    # What stands outside the mask must not turn the gradient into NaN by 0 * inf.
     old_N, returns_N, k_N = (
-        torch.from_numpy(np.array(x, np.float32)).to(device)
+        torch.from_numpy(np.where(batch.loss_mask, x, 0).astype(np.float32)).to(device)
         for x in (batch.inputs["values"], batch.inputs["returns"], coefficient_N)
     )
     found = value_loss(values_N, old_N, returns_N, clip=critic.clip)
     mask_N = torch.from_numpy(np.array(batch.loss_mask)).to(device)
-    # A token outside the mask must not turn the sum into NaN by 0 * inf.
-    return torch.where(mask_N, k_N * found.loss, 0.0).sum(), float((found.clipped & mask_N).sum())
+    return (k_N * found.loss).sum(), float((found.clipped & mask_N).sum())
 
 
 def publish_critic(critic: Critic) -> None:

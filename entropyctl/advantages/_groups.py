@@ -1,4 +1,4 @@
-"""Moments of each group, given back to its rows."""
+"""Moments and order statistics of groups."""
 
 from __future__ import annotations
 
@@ -39,3 +39,24 @@ def group_moments(values_B: Array, group_B: Array) -> GroupMoments:
     np.minimum.at(low_G, index_B, values_B)
     np.maximum.at(high_G, index_B, values_B)
     return GroupMoments(count_G[index_B], mean_G[index_B], std_G[index_B], (low_G == high_G)[index_B])
+
+
+class Sorted(NamedTuple):
+    """Rows in order of their groups, within a group by value, rows of equal value in their own order."""
+
+    order_B: Array  # the rows
+    start_G: Array  # where in `order_B` each group begins
+    count_G: Array  # rows of each group
+    index_B: Array  # the row's group, counted from 0
+
+
+def sorted_in_groups(values_B: Array, group_B: Array) -> Sorted:
+    """Each group's rows from the smallest value to the largest.
+
+    Args:
+        values_B: a number for each row.
+        group_B: the row's group; rows of a group need not stand together.
+    """
+    _, index_B, count_G = np.unique(group_B, return_inverse=True, return_counts=True)
+    order_B = np.lexsort((values_B, index_B))
+    return Sorted(order_B, np.cumsum(count_G) - count_G, count_G, index_B)

@@ -39,7 +39,7 @@ def mask(
     from entropyctl.metrics import read_history
     from entropyctl.registry import inputs_of
     from entropyctl.reporting import report
-    from entropyctl.table import new_record, read, write
+    from entropyctl.table import new_record, notice, read, write
 
     reads = inputs_of(function)
     needed = [*needs(reads), "loss_mask"]
@@ -54,7 +54,10 @@ def mask(
     ):
         for step in source:
             compiled = compile_mask(step.rows, function, params, given | {"state": memory.before(step.number)})
+            left = summary.pulling - summary.removed
             sink.put(step.number, lay_over(step.rows, compiled, summary))
+            if step.rows.num_rows and not quiet and summary.pulling - summary.removed == left:
+                notice(f"mask {method}: step {step.number}: no token is left to learn from")
             memory.remember(step.number, compiled.state)
         sink.summarise(**summary.as_dict())
     report(f"mask {method}", summary.as_dict(), as_json=json, quiet=quiet, stdout_is_data=output in (None, "-"))

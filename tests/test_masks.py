@@ -240,3 +240,16 @@ def test_a_method_that_returns_nonsense_is_named(function: Any, words: str) -> N
 def test_a_mask_works_on_a_scored_table_where_it_needs_no_advantages(cli: Cli, scored: Path) -> None:
     ran = cli("mask", "none", "scored.parquet", "-o", "out.parquet")
     assert (ran.code, "masked_fraction_positive" in ran.err) == (0, False), ran
+
+
+def test_a_step_with_nothing_left_says_so_and_has_no_nan(cli: Cli, scored: Path) -> None:
+    assert cli("advantage", "grpo", "scored.parquet", "-o", "a.parquet", "-q").code == 0
+    ran = cli("mask", "random", "--fraction", "1", "a.parquet", "-o", "out.parquet")
+    assert ran.code == 0, ran
+    assert "mask random: step 1: no token is left to learn from" in ran.err, ran
+    with read([str(scored.parent / "out.parquet")]) as source:
+        weights = np.concatenate([row for step in source for row in step.rows["weights"].to_pylist()])
+    assert (weights == 0).all()
+    for name in ("clip-v", "kl-cov", "budget", "steer", "entropic"):
+        again = cli("mask", name, "out.parquet", "-o", "again.parquet", "-q")
+        assert again.code == 0, again

@@ -1,7 +1,18 @@
 """The mathematics of entropy under a policy update: S*, E[S], dH. Pure functions on numpy arrays."""
 
+from entropyctl.dynamics.calibration import calibrated, calibration, latest_rate
 from entropyctl.dynamics.change import predicted_change
 from entropyctl.dynamics.discriminator import centred_score, expected_score, s_star
 from entropyctl.dynamics.distribution import TokenStatistics, token_statistics
 
-__all__ = ["TokenStatistics", "centred_score", "expected_score", "predicted_change", "s_star", "token_statistics"]
+__all__ = [
+    "TokenStatistics",
+    "calibrated",
+    "calibration",
+    "centred_score",
+    "expected_score",
+    "latest_rate",
+    "predicted_change",
+    "s_star",
+    "token_statistics",
+]

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from entropyctl.dynamics import predicted_change
+from entropyctl.dynamics import calibrated, predicted_change
 from entropyctl.errors import UsageError
 from entropyctl.masks._compiled import Array, Compiled
 from entropyctl.masks._require import require
@@ -89,26 +89,6 @@ def budget(
         wanted -= float(H.mean())
     weights_N[valid_N] = _cheapest(change, np.abs(per_advantage), wanted * len(A) - float(change.sum()))
     return Compiled(weights=weights_N)
-
-
-def calibrated(history: dict[str, Array]) -> float:
-    """The step size at which a run's predictions have the size of what then happened; 1 where nothing says.
-
-    eta = learning_rate sum(predicted realised) / sum(predicted^2)
-
-    Args:
-        history: predicted_change (made with eta = learning_rate), realised_change and learning_rate of the steps so
-            far, `[K]` each; the last is the latest.
-    """
-    names = ("predicted_change", "realised_change", "learning_rate")
-    if not all(name in history for name in names):
-        return 1.0
-    points = np.stack([np.asarray(history[name], np.float64) for name in names])
-    predicted, realised, learning_rate = points[:, np.isfinite(points).all(axis=0)]
-    square = float(predicted @ predicted)
-    slope = float(predicted @ realised) / square if square > 0 else 0.0
-    eta = slope * float(learning_rate[-1]) if slope > 0 else 0.0
-    return eta if eta > 0 else 1.0
 
 
 def _target(target_change: float | None, target_entropy: float | None) -> float:

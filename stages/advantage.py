@@ -54,7 +54,9 @@ def advantage(
 
     reads = inputs_of(function)
     needed = [*needs(reads), "loss_mask", "reward", "prompt_id"]
-    wanted = [*needed, *optional(reads), "outcome", "greedy", "token_rewards"] if only_new else None
+    # The columns of several rewards are known by their prefix alone, so that all are read.
+    few = only_new and "rewards" not in reads
+    wanted = [*needed, *optional(reads), "outcome", "greedy", "token_rewards"] if few else None
     record = new_record(f"advantage {method}", {**params, "keep_groups": keep_groups}, narrows=keep_groups is not None)
     summary, memory = AdvantageSummary(), Memory(state, f"advantage {method}", params)
     made = makes(function) if only_new else None

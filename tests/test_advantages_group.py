@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,8 +20,9 @@ from entropyctl.advantages._returns_to_go import returns_to_go
 from entropyctl.advantages._whiten import whiten
 from entropyctl.errors import InputError, UsageError
 from entropyctl.inputs import spread_last
+from entropyctl.table import read
 
-from .conftest import ROOT
+from .conftest import ROOT, Cli, scored_rows, write_scored
 
 ONES = np.ones(4, bool)
 
@@ -197,9 +200,9 @@ def test_remax_compares_with_the_greedy_response() -> None:
 
 
 def test_remax_sums_what_is_still_to_come() -> None:
-    data = step([3, 1], [0, 0.5], [0, 0], [False, True])
-    data["token_rewards"] = np.array([1.0, -2, 4, 0.5])
-    assert run("remax", data).tolist() == [2.5, 1.5, 3.5, 0]
+    data = step([3, 2], [3, 0.5], [0, 0], [False, True])
+    data["token_rewards"] = np.array([1.0, -2, 4, 1, -0.5])
+    assert run("remax", data).tolist() == [2.5, 1.5, 3.5, 0, 0]
 
 
 # Positive and negative reinforcement.
@@ -315,6 +318,28 @@ def test_gdpo_in_trls_form_standardises_over_responses() -> None:
     row = part / (part * math.sqrt(2 / 3) + 1e-4)
     assert run("gdpo", data, weights="1,0", variant="trl").tolist() == pytest.approx([row] * 5 + [-row, 0, 0])
     assert run("gdpo", data, weights="1,0")[0] < row  # the long response moves the mean over tokens
+
+
+def test_a_group_of_one_teaches_nothing_in_trls_gdpo() -> None:
+    data = step([1, 1, 1], [0] * 3, [0, 0, 1]) | {"rewards": np.array([[1.0], [0], [7]])}
+    found = run("gdpo", data, variant="trl")
+    assert found.tolist() == pytest.approx([1, -1, 0], abs=1e-3)
+    assert run("gdpo", data)[2] > 1  # verl keeps its reward
+
+
+def test_gdpo_reads_the_reward_columns_of_a_table(cli: Cli, tmp_path: Path) -> None:
+    rows = scored_rows(1, groups=2, samples=2)
+    rows = rows.append_column("reward_b", pa.array([0.0, 1, 5, 5], pa.float32()))
+    rows = rows.append_column("reward_a", pa.array([1.0, 0, 2, 2], pa.float32()))
+    write_scored(tmp_path / "s.parquet", rows)
+    found = []
+    for flags in ([], ["--only-new"]):
+        ran = cli("advantage", "gdpo", "s.parquet", "--weights", "3,1", *flags, "-o", "out.parquet")
+        assert ran.code == 0, ran
+        with read([str(tmp_path / "out.parquet")]) as source:
+            found.append([row[0] > 0 for row in next(iter(source)).rows["advantages"].to_pylist()])
+    assert found[0] == found[1]
+    assert found[0][:2] == [True, False]  # reward_a comes first, and weighs 3
 
 
 def test_gdpo_of_one_reward_is_grpo_whitened() -> None:

@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from entropyctl.advantages._groups import Array
-from entropyctl.advantages._returns_to_go import returns_to_go
 from entropyctl.errors import InputError, UsageError
 
 
@@ -23,9 +22,10 @@ def outcome_advantages(
     if not 0 <= gamma <= 1:
         raise UsageError(f"--gamma {gamma:g}: must lie in [0, 1]")
     right_N = require_outcomes(reward_B)[row_N]
-    to_come_N = returns_to_go(np.ones(len(row_N)), row_N, mask_N, 1.0) - 1
-    discount_N = gamma ** np.maximum(to_come_N, 0.0)
-    return np.where(np.asarray(mask_N, bool), np.where(right_N, correct * discount_N, wrong), 0.0)
+    mask_N = np.asarray(mask_N, bool)
+    end_B = np.cumsum(np.bincount(np.asarray(row_N)[mask_N], minlength=len(reward_B)))
+    to_come_N = end_B[row_N] - np.cumsum(mask_N)
+    return np.where(mask_N, np.where(right_N, correct * gamma**to_come_N, wrong), 0.0)
 
 
 def own_share(reward_B: Array, row_N: Array, mask_N: Array, outcome: int) -> float:

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from entropyctl.advantages._groups import Array, group_moments
+from entropyctl.advantages._likelihood import log_likelihoods
 from entropyctl.advantages._returns import PerRow
 from entropyctl.dynamics.semantic_entropy import semantic_entropy
 from entropyctl.errors import UsageError
@@ -78,7 +79,7 @@ def seed_grpo(
     reward_B = np.asarray(reward, np.float64)
     moments = group_moments(reward_B, group)
     centred_B = np.where(moments.equal_B, 0.0, reward_B - moments.mean_B)
-    logprob_B = _of_responses(logprobs, row_of_token, loss_mask, len(reward_B), likelihood)
+    logprob_B = log_likelihoods(logprobs, row_of_token, loss_mask, len(reward_B), mean=likelihood == "mean")
     found = semantic_entropy(group, cluster, logprob_B, estimator=estimator, mass=mass)
     x_G = alpha * found.entropy_G / np.where(found.size_G > 1, np.log(found.size_G), np.inf)
     return centred_B * _factor(x_G, modulation, focal_gamma)[found.index_B]
@@ -89,11 +90,3 @@ def _factor(x_G: Array, modulation: str, focal_gamma: float) -> Array:
         return np.exp(-x_G)
     rest_G = np.maximum(1 - x_G, 0.0)
     return rest_G if modulation == "linear" else rest_G**focal_gamma
-
-
-def _of_responses(logprobs_N: Array, row_N: Array, mask_N: Array, rows: int, likelihood: str) -> Array:
-    """`[B]` the sum of the counted tokens' log-probabilities, or their mean; 0 for a row without any."""
-    counted = np.flatnonzero(mask_N)
-    row_C = np.asarray(row_N, np.int64)[counted]
-    sum_B = np.bincount(row_C, np.asarray(logprobs_N, np.float64)[counted], rows)
-    return sum_B if likelihood == "sum" else sum_B / np.maximum(np.bincount(row_C, minlength=rows), 1)

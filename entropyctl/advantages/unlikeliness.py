@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from entropyctl.advantages._groups import Array, sorted_in_groups
+from entropyctl.advantages._likelihood import log_likelihoods
 from entropyctl.advantages._returns import PerRow
 from entropyctl.advantages.grpo import grpo
 from entropyctl.errors import UsageError
@@ -63,18 +64,10 @@ def unlikeliness(
     if not 0 <= rank_penalty <= 1:
         raise UsageError(f"--rank-penalty {rank_penalty:g}: must lie in [0, 1]")
     reward_B = np.asarray(reward, np.float64)
-    likelihood_B = _log_likelihood(old_logprobs, row_of_token, loss_mask, len(reward_B), mean=variant == "code")
+    likelihood_B = log_likelihoods(old_logprobs, row_of_token, loss_mask, len(reward_B), mean=variant == "code")
     order_B, start_G, count_G, index_B = sorted_in_groups(likelihood_B, group)
     rank_B = np.empty(len(order_B))  # from 0, the least likely
     rank_B[order_B] = np.arange(len(order_B)) - np.repeat(start_G, count_G)
     if variant == "paper":
         rank_B += 1  # the paper's G - rank, whose ranks begin at the most likely
     return grpo(reward_B * (1 - rank_penalty * rank_B / count_G[index_B]), group)
-
-
-def _log_likelihood(logprobs_N: Array, row_N: Array, mask_N: Array, rows: int, *, mean: bool) -> Array:
-    """`[B]` the sum of the counted tokens' log-probabilities, or their mean; 0 for a row without any."""
-    mask_N = np.asarray(mask_N, bool)
-    row_C = np.asarray(row_N)[mask_N]
-    sum_B = np.bincount(row_C, np.asarray(logprobs_N, np.float64)[mask_N], rows)
-    return sum_B / np.maximum(np.bincount(row_C, minlength=rows), 1) if mean else sum_B

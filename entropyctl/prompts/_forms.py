@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from entropyctl.errors import InputError, UsageError
 from entropyctl.prompts._problem import Messages, Problem, as_text, plain, problem_id
+from entropyctl.prompts._table import KIND, STOP, read_kind
 
 ROLES = ("prompt", "answer", "data_source", "prompt_id")
 QUESTIONS = ("question", "problem")
@@ -35,11 +36,16 @@ class Form(NamedTuple):
         Raises:
             InputError: the row has no usable prompt.
         """
-        prompt = _prompt(_reach(row, self.columns["prompt"]), where)
+        given = _reach(row, self.columns["prompt"])
+        used, completion, stop = set(self.columns.values()), False, Problem._field_defaults["stop"]
+        if KIND in row:
+            given, completion, stop = read_kind(row, given, where)
+            used |= {KIND, STOP}
+        prompt = _prompt(given, where)
         answer = self._text(row, "answer")
         data_source = self._text(row, "data_source")
         name = self._text(row, "prompt_id") or problem_id(prompt, answer, data_source)
-        return Problem(name, prompt, answer, data_source, _extra(row, set(self.columns.values())))
+        return Problem(name, prompt, answer, data_source, _extra(row, used), completion, stop)
 
     def _text(self, row: Mapping[str, Any], role: str) -> str | None:
         return as_text(_reach(row, self.columns[role])) if role in self.columns else None
@@ -63,6 +69,7 @@ def recognise(rows: Sequence[Mapping[str, Any]], source: str, given: Mapping[str
     if "prompt" in have:
         is_text = isinstance(_first(rows, "prompt"), str)
         name = "TRL's form" if is_text else "TRL's form with conversations"
+        name = "prompts table" if KIND in have else name
         found["prompt"] = "prompt"
     else:
         name = "question and answer"

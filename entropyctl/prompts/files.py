@@ -1,4 +1,4 @@
-"""Prompts from files: Parquet, Arrow, JSON lines, or a JSON array; told apart by their first bytes."""
+"""Prompts from files: Parquet, Arrow, a stream, JSON lines, or a JSON array; told apart by their first bytes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from entropyctl.errors import InputError
 from entropyctl.table.arrow_file import ArrowFile
 from entropyctl.table.parquet_source import GroupedFile, open_parquet
 from entropyctl.table.paths import ARROW_FILE_MAGIC, PARQUET_MAGIC, STREAM_MAGIC, expand, open_input
+from entropyctl.table.rows import read_rows
 
 Row = dict[str, Any]
 
 
 def rows(source: str) -> list[Row]:
-    """Every row of a file, or of all files of a directory or glob.
+    """Every row of a file, of all files of a directory or glob, or of a stream on standard input ("-").
 
     Raises:
         InputError: no such file, or its bytes make no table.
+        StreamEndedEarly: a stream has no end.
     """
+    if source == "-":
+        return _stream_rows(source)
     return [row for path in expand(source) for row in _rows_of_file(path)]
 
 
@@ -32,8 +36,13 @@ def _rows_of_file(path: str) -> list[Row]:
     if head.startswith(ARROW_FILE_MAGIC):
         return _grouped_rows(ArrowFile(path))
     if head.startswith(STREAM_MAGIC):
-        raise InputError(f"{path}: is an Arrow stream; give prompts as JSON lines or Parquet")
+        return _stream_rows(path)
     return _json_rows(path)
+
+
+def _stream_rows(path: str) -> list[Row]:
+    found: list[Row] = read_rows(path).rows.to_pylist()
+    return found
 
 
 def _grouped_rows(file: GroupedFile) -> list[Row]:

@@ -200,7 +200,8 @@ def test_masks_stand_side_by_side(cli: Cli, tmp_path: Path) -> None:
 
 def test_under_a_mask_the_forecast_is_what_the_mask_itself_predicts(cli: Cli, advantaged: str) -> None:
     words = {"clip-v:mu=0.5:max-frac=1": ["clip-v", "--mu", "0.5", "--max-frac", "1"], "steer": ["steer"]}
-    words["entropic:target=0.1:high-prob=0"] = ["entropic", "--target", "0.1", "--high-prob", "0"]
+    # a controller whose second step starts from what it remembers of the first
+    words["entropic:k-p=0.1:k-i=0.1:high-prob=0"] = ["entropic", "--k-p", "0.1", "--k-i", "0.1", "--high-prob", "0"]
     found = forecast(cli, advantaged, "--lr", 1, "--masks", ",".join(words))["all"]["under"]
     for spec, command in words.items():
         ran = cli("mask", *command, advantaged, "-o", "m.parquet", "--json")
@@ -212,10 +213,10 @@ def test_under_a_mask_the_forecast_is_what_the_mask_itself_predicts(cli: Cli, ad
 
 
 def test_composed_masks_are_those_of_the_pipe(cli: Cli, advantaged: str) -> None:
-    spec = "clip-b:mu=0.5+random:fraction=0.3:seed=4"
+    spec = "clip-b:mu=0+top-entropy:fraction=0.5"
     found = forecast(cli, advantaged, "--lr", 1, "--masks", spec)["all"]
-    first = cli("mask", "clip-b", "--mu", "0.5", advantaged)
-    second = cli("mask", "random", "--fraction", "0.3", "--seed", "4", "-o", "m.parquet", "--json", stdin=first.out)
+    first = cli("mask", "clip-b", "--mu", "0", advantaged)
+    second = cli("mask", "top-entropy", "--fraction", "0.5", "-o", "m.parquet", "--json", stdin=first.out)
     summary = json.loads(second.text)
     assert summary["tokens"] < found["tokens"]  # clip-b shrinks the denominator; the forecast's stays
     assert found["under"][spec]["total"] * found["tokens"] == pytest.approx(

@@ -13,6 +13,7 @@ from entropyctl.dynamics import predicted_change
 from entropyctl.errors import EntropyctlError
 from entropyctl.inputs import inputs
 from entropyctl.masks._compiled import Array, Compiled
+from entropyctl.masks._moments import TOKENS_PER_BLOCK
 from entropyctl.registry import inputs_of
 from entropyctl.table.columns import flat_values, list_column, null_rows, row_lengths, row_of_token, with_column
 
@@ -91,14 +92,20 @@ class MaskSummary:
             removed = int(np.count_nonzero(gone_N & side_N))
             setattr(self, f"{name}_removed", getattr(self, f"{name}_removed") + removed)
         if _is_computed(rows, "s_star") and _is_computed(rows, "expected_s"):
-            change_N = predicted_change(advantages_N, flat_values(rows["s_star"]), flat_values(rows["expected_s"]))
-            self.change_before += _total(change_N, before)
-            self.change_after += _total(change_N, after)
+            scores = (advantages_N, flat_values(rows["s_star"]), flat_values(rows["expected_s"]))
+            self.change_before += _total_change(*scores, before)
+            self.change_after += _total_change(*scores, after)
 
 
-def _total(change_N: Array, laid: Laid) -> float:
-    weighted_N = change_N if laid.weights is None else change_N * laid.weights
-    return float(weighted_N.sum(dtype=np.float64, where=laid.loss_mask))
+def _total_change(advantages_N: Array, s_star_N: Array, expected_s_N: Array, laid: Laid) -> float:
+    """Sum of the counted tokens' predicted changes at eta = 1, a block at a time."""
+    total = 0.0
+    for start in range(0, len(advantages_N), TOKENS_PER_BLOCK):
+        at = slice(start, start + TOKENS_PER_BLOCK)
+        factor = laid.loss_mask[at] if laid.weights is None else laid.loss_mask[at] * laid.weights[at]
+        change = predicted_change(advantages_N[at], s_star_N[at], expected_s_N[at], weights_N=factor)
+        total += float(change.sum(dtype=np.float64))
+    return total
 
 
 def compile_mask(

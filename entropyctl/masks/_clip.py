@@ -39,23 +39,23 @@ def outliers(centred_N: Array, sigma: float, mu_low: float, mu_high: float, side
     return outside_N
 
 
-def worst(drop_N: Array, excess_N: Array, sign_N: Array, count: int, max_frac: float) -> Array:
+def worst(drop_N: Array, centred_N: Array, advantages_N: Array, count: int, max_frac: float) -> Array:
     """At most a fraction of the tokens, and those that lie furthest out.
 
     Tokens with A = 0 carry no policy gradient; as in the authors' code of Clip_V they are dropped beyond the cap.
 
     Args:
         drop_N: True where a token would be dropped.
-        excess_N: how far out it lies.
-        sign_N: sign of A.
+        centred_N: scores about the point that counts as zero.
+        advantages_N: A.
         count: tokens that are counted.
         max_frac: most of them that may be dropped, as a fraction; at least one.
     """
-    if drop_N.sum() <= max_frac * count:
+    if np.count_nonzero(drop_N) <= max_frac * count:
         return drop_N
     cap = max(int(max_frac * count), 1)
-    candidates = np.flatnonzero(drop_N & (sign_N != 0))
-    kept = candidates[np.argsort(-excess_N[candidates], kind="stable")[:cap]]
-    capped_N = drop_N & (sign_N == 0)
-    capped_N[kept] = True
-    return capped_N
+    weightless_N = drop_N & np.equal(advantages_N, 0)
+    candidates = np.flatnonzero(drop_N & ~weightless_N)
+    kept = candidates[np.argsort(-np.abs(centred_N[candidates]), kind="stable")[:cap]]
+    weightless_N[kept] = True
+    return weightless_N

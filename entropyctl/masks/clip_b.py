@@ -8,6 +8,7 @@ import numpy as np
 
 from entropyctl.masks._clip import outliers, worst
 from entropyctl.masks._compiled import Array, Compiled, removed
+from entropyctl.masks._moments import moments
 from entropyctl.masks._require import require
 
 
@@ -62,19 +63,17 @@ def clip_b(
     Raises:
         UsageError: a width is negative or not finite, or max_frac outside [0, 1].
     """
-    score_N = np.asarray(s_star, np.float64)
     valid_N = np.asarray(loss_mask, bool)
-    count = max(int(valid_N.sum()), 1)
-    mean = float(score_N[valid_N].sum()) / count
-    sigma = float(np.sqrt(((score_N[valid_N] - mean) ** 2).sum() / count))
+    count, mean, sigma = moments(np.asarray(s_star), valid_N)
+    # In the scores' own number type: a float64 copy of a step costs more than everything else here.
+    centred_N = np.subtract(s_star, mean)
     sides = sides or ("low" if variant == "trinity" else "both")
     apply_to = apply_to or ("negative" if variant == "trinity" else "both")
     if max_frac is not None:
         require(0 <= max_frac <= 1, "--max-frac", max_frac, "lie in [0, 1]")
-    drop_N = valid_N & outliers(score_N - mean, sigma, mu, mu if mu_high is None else mu_high, sides)
-    sign_N = np.sign(advantages)
+    drop_N = valid_N & outliers(centred_N, sigma, mu, mu if mu_high is None else mu_high, sides)
     if apply_to != "both":
-        drop_N &= sign_N == (-1 if apply_to == "negative" else 1)
+        drop_N &= np.less(advantages, 0) if apply_to == "negative" else np.greater(advantages, 0)
     if max_frac is not None:
-        drop_N = worst(drop_N, np.abs(score_N - mean), sign_N, int(valid_N.sum()), max_frac)
+        drop_N = worst(drop_N, centred_N, advantages, count, max_frac)
     return removed(~drop_N, valid_N, counted=variant == "paper")

@@ -8,6 +8,7 @@ import numpy as np
 
 from entropyctl.masks._clip import outliers, worst
 from entropyctl.masks._compiled import Array, Compiled, removed
+from entropyctl.masks._moments import moments
 from entropyctl.masks._require import require
 
 
@@ -65,17 +66,16 @@ def clip_v(
     Raises:
         UsageError: a width is negative or not finite, or max_frac outside [0, 1].
     """
-    centred_N = np.asarray(s_star, np.float64) - np.asarray(expected_s, np.float64)
     valid_N = np.asarray(loss_mask, bool)
-    sigma = float(centred_N[valid_N].std()) if valid_N.any() else 0.0
+    centred_N = np.subtract(s_star, expected_s)
+    count, _, sigma = moments(centred_N, valid_N)
     sides = sides or ("low" if variant == "trinity" else "both")
     apply_to = apply_to or ("negative" if variant == "trinity" else "both")
     if max_frac is None:
         max_frac = 1e-4 if variant == "trinity" else 1.0
     require(0 <= max_frac <= 1, "--max-frac", max_frac, "lie in [0, 1]")
     drop_N = valid_N & outliers(centred_N, sigma, mu, mu if mu_high is None else mu_high, sides)
-    sign_N = np.sign(advantages)
     if apply_to != "both":
-        drop_N &= sign_N != (1 if apply_to == "negative" else -1)
-    drop_N = worst(drop_N, np.abs(centred_N), sign_N, int(valid_N.sum()), max_frac)
+        drop_N &= np.less_equal(advantages, 0) if apply_to == "negative" else np.greater_equal(advantages, 0)
+    drop_N = worst(drop_N, centred_N, advantages, count, max_frac)
     return removed(~drop_N, valid_N, counted=variant == "paper")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from entropyctl.errors import InputError
-from entropyctl.table.columns import filled, flat_values, null_rows, one_chunk, row_lengths, row_values
+from entropyctl.table.columns import codes, filled, flat_values, null_rows, one_chunk, row_lengths, row_values
 from entropyctl.table.columns import row_of_token as rows_of_tokens
 from entropyctl.table.schema import known_column
 
@@ -82,8 +82,7 @@ def _input(rows: pa.Table, name: str, given: Mapping[str, Any]) -> Any:
 
 def group(rows: pa.Table) -> Array:
     """`[B]` a number for each problem of the step, in order of first appearance."""
-    encoded = one_chunk(rows["prompt_id"]).dictionary_encode()
-    return row_values(encoded.indices)
+    return codes(rows["prompt_id"])
 
 
 def row_of_token(rows: pa.Table) -> Array:

@@ -39,9 +39,9 @@ def run(stage: str, kind: str, body: Callable[..., object], argv: list[str]) -> 
         print(_help(stage, kind, body), file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     name = argv[0]
-    known = registry.names(kind)
-    if name not in known:
-        print(f"entropyctl {stage}: there is no method '{name}'; known: {', '.join(known)}", file=sys.stderr)
+    if not registry.is_known(kind, name):
+        known = ", ".join(registry.names(kind))
+        print(f"entropyctl {stage}: there is no method '{name}'; known: {known}", file=sys.stderr)
         return 2
     return commands.run(f"{stage} {name}", _command(kind, name, body), argv[1:])
 
@@ -58,9 +58,9 @@ def run_with(stage: str, kind: str, option: str, default: str, body: Callable[..
         argv: the arguments after the stage's name.
     """
     name = commands.value_of(stage, option, argv) or default
-    known = registry.names(kind)
-    if name not in known:
-        print(f"entropyctl {stage}: --{option}: there is no '{name}'; known: {', '.join(known)}", file=sys.stderr)
+    if not registry.is_known(kind, name):
+        known = ", ".join(registry.names(kind))
+        print(f"entropyctl {stage}: --{option}: there is no '{name}'; known: {known}", file=sys.stderr)
         return 2
     command = _command(kind, name, body)
     doc = inspect.getdoc(body) or ""

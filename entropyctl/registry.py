@@ -60,13 +60,39 @@ def names(kind: str) -> list[str]:
     return [*builtin, *sorted(set(_entry_points(kind)) - set(builtin))]
 
 
+def is_known(kind: str, name: str) -> bool:
+    """Whether a kind has that name; other packages are looked through only where no built-in has it."""
+    return name in _files(kind) or name in _entry_points(kind)
+
+
 def summary(kind: str, name: str) -> str:
-    """The first line of a built-in file's docstring, read without importing the file."""
+    """The first line of a docstring, read without importing the file; another package's says where it is from."""
     path = _files(kind).get(name)
     if path is None:
-        return f"(from {_entry_points(kind)[name].value.split(':')[0]})"
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return (ast.get_docstring(tree) or "").partition("\n")[0]
+        point = _entry_points(kind)[name]
+        return f"{_first_line(_source_of(point.module), point.attr)} (from {point.module})".lstrip()
+    return _first_line(path, "")
+
+
+def _first_line(path: Path | None, function: str) -> str:
+    """Of the docstring of a file's function, or of the file; nothing where there is none."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8")) if path else ast.Module([], [])
+    except (OSError, SyntaxError, ValueError):  # said when it is called, not when it is listed
+        return ""
+    own = next((node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function), None)
+    return ((own and ast.get_docstring(own)) or ast.get_docstring(tree) or "").partition("\n")[0]
+
+
+def _source_of(module: str) -> Path | None:
+    """The file of another package's module; only the package is looked up, so that nothing of it runs."""
+    root, *rest = module.split(".")
+    spec = importlib.util.find_spec(root)
+    if spec is None or not rest:
+        return Path(spec.origin) if spec and spec.origin else None
+    inside = [Path(folder).joinpath(*rest) for folder in spec.submodule_search_locations or []]
+    files = [file for path in inside for file in (path.with_name(f"{path.name}.py"), path / "__init__.py")]
+    return next((file for file in files if file.is_file()), None)
 
 
 def source_file(kind: str, name: str) -> Path | None:

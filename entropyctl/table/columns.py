@@ -53,7 +53,7 @@ def filled(array: pa.Array, missing: Any = 0) -> Array:
     """The values of a fixed-width array with `missing` in the place of nulls, `[len]`."""
     values = buffer_view(array, number_type(array.type))
     if array.null_count:
-        values = np.where(buffer_view(array.is_null(), np.bool_), values.dtype.type(missing), values)
+        values = np.where(null_rows(array), values.dtype.type(missing), values)
     return values
 
 
@@ -65,18 +65,53 @@ def row_values(column: pa.ChunkedArray | pa.Array) -> Array:
 
 def row_lengths(column: pa.ChunkedArray | pa.Array) -> Array:
     """Length of each row's list, `[B]` int64; 0 for a null list."""
-    return filled(one_chunk(column).value_lengths()).astype(np.int64)
+    array = one_chunk(column)
+    lengths = list_lengths(array)
+    if array.null_count:
+        lengths[null_rows(array)] = 0
+    return lengths
+
+
+def list_lengths(array: pa.Array) -> Array:
+    """Length of each list by its offsets, `[B]` int64; a null one has any."""
+    if not pa.types.is_list(array.type) and not pa.types.is_large_list(array.type):
+        return filled(array.value_lengths()).astype(np.int64)
+    if len(array) == 0:
+        return np.zeros(0, np.int64)
+    kind = np.dtype("<i8" if pa.types.is_large_list(array.type) else "<i4")
+    offsets = np.frombuffer(array.buffers()[1], kind, len(array) + 1, array.offset * kind.itemsize)
+    return np.diff(offsets).astype(np.int64)
 
 
 def null_rows(column: pa.ChunkedArray | pa.Array) -> Array:
     """Where a column is null, `[B]` bool."""
-    return buffer_view(one_chunk(column.is_null()), np.bool_)
+    array = one_chunk(column)
+    bitmap = array.buffers()[0] if array.null_count and not pa.types.is_null(array.type) else None
+    if bitmap is None:
+        return np.full(len(array), array.null_count > 0)
+    bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")
+    return ~bits[array.offset : array.offset + len(array)].view(np.bool_)
 
 
 def flat_values(column: pa.ChunkedArray | pa.Array) -> Array:
     """All rows' lists behind one another, `[N]`."""
-    values = one_chunk(column).flatten()
+    values = list_items(one_chunk(column))
     return buffer_view(values, number_type(values.type))
+
+
+def list_items(array: pa.Array) -> pa.Array:
+    """All lists' items behind one another; those that lie under a null list are left out."""
+    if len(array) == 0 or not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
+        return array.flatten()
+    if array.null_count and list_lengths(array)[null_rows(array)].any():
+        return array.flatten()
+    first, last = (_offset(array, i) for i in (0, len(array)))
+    return array.values.slice(first, last - first)
+
+
+def _offset(array: pa.Array, index: int) -> int:
+    kind = np.dtype("<i8" if pa.types.is_large_list(array.type) else "<i4")
+    return int(np.frombuffer(array.buffers()[1], kind, 1, (array.offset + index) * kind.itemsize)[0])
 
 
 def row_of_token(lengths: Array) -> Array:
@@ -129,6 +164,12 @@ def list_column(values: Array, lengths: Array, element: pa.DataType, valid: Arra
     items = _to_arrow(values, element)
     bitmap = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
     return pa.Array.from_buffers(list_of(element), len(lengths), [bitmap, _offsets(lengths)], children=[items])
+
+
+def codes(column: pa.ChunkedArray | pa.Array) -> Array:
+    """`[B]` int64 the same number for equal values, in order of first appearance."""
+    seen: dict[Any, int] = {}
+    return np.array([seen.setdefault(value, len(seen)) for value in column.to_pylist()], np.int64)
 
 
 def with_column(rows: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:

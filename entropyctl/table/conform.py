@@ -8,7 +8,16 @@ import numpy as np
 import pyarrow as pa
 
 from entropyctl.errors import InputError
-from entropyctl.table.columns import filled, null_rows, one_chunk, row_lengths, row_of_token, row_values
+from entropyctl.table.columns import (
+    codes,
+    filled,
+    list_items,
+    null_rows,
+    one_chunk,
+    row_lengths,
+    row_of_token,
+    row_values,
+)
 from entropyctl.table.schema import KEY, column_of, known_column
 from entropyctl.table.types import is_list
 
@@ -95,7 +104,7 @@ def check_values(rows: pa.Table, needs: Sequence[str], path: str, table: str | N
         leaf = field.type.value_type if is_list(field.type) else field.type
         if column is None or not pa.types.is_floating(leaf):
             continue
-        values = array.flatten() if is_list(field.type) else array
+        values = list_items(array) if is_list(field.type) else array
         number_N = filled(values)
         bad_N = np.isnan(number_N) if not needed else ~np.isfinite(number_N)
         if bad_N.any():
@@ -115,7 +124,7 @@ def check_nulls_in_lists(rows: pa.Table, path: str, table: str | None = None) ->
         if column_of(table, field.name) is None or not is_list(field.type):
             continue
         array = one_chunk(rows[field.name])
-        if (items := array.flatten()).null_count:
+        if (items := list_items(array)).null_count:
             row = int(row_of_token(row_lengths(array))[np.flatnonzero(null_rows(items))[0]])
             raise InputError(
                 f"{path}: row {row_name(rows, row)}: '{field.name}' has a null entry; its lists need numbers"
@@ -134,7 +143,7 @@ def check_keys(rows: pa.Table, path: str) -> None:
             raise InputError(f"{path}: row {row_name(rows, row)}: '{name}' is null; every row needs a key of its own")
     if not set(KEY) <= set(rows.column_names) or rows.num_rows < 2:
         return
-    prompt_B = row_values(one_chunk(rows["prompt_id"]).dictionary_encode().indices).astype(np.int64)
+    prompt_B = codes(rows["prompt_id"])
     step_B, sample_B = row_values(rows["step"]), row_values(rows["sample"])
     order = np.lexsort((sample_B, prompt_B, step_B))
     same = np.ones(rows.num_rows - 1, bool)

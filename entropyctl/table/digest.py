@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from entropyctl.table.columns import Array, buffer_view
+from entropyctl.table.columns import Array, buffer_view, list_items, list_lengths, null_rows
 
 
 class ColumnDigest:
@@ -48,7 +48,7 @@ class ColumnDigest:
         kind = array.type
         start = self._rows.get(path, 0)
         self._rows[path] = start + len(array)
-        nulls = np.flatnonzero(buffer_view(array.is_null(), np.bool_)) if array.null_count else np.empty(0, np.int64)
+        nulls = np.flatnonzero(null_rows(array)) if array.null_count else np.empty(0, np.int64)
         if len(nulls):
             self._add(f"{path}?", (nulls + start).astype("<i8").tobytes())
         if pa.types.is_struct(kind):
@@ -56,7 +56,7 @@ class ColumnDigest:
                 self._feed(f"{path}.{field.name}", child)
         elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
             self._add(f"{path}#", _list_lengths(array, nulls))
-            self._feed(f"{path}[]", array.flatten())
+            self._feed(f"{path}[]", list_items(array))
         elif pa.types.is_boolean(kind):
             values = buffer_view(array, np.bool_).copy()
             values[nulls] = False
@@ -67,16 +67,23 @@ class ColumnDigest:
             self._add_binary(path, array, nulls)
 
     def _add_binary(self, path: str, array: pa.Array, nulls: Array) -> None:
-        array = array.cast(pa.large_binary())
-        offsets = np.frombuffer(array.buffers()[1], "<i8")[array.offset : array.offset + len(array) + 1]
+        if array.type not in (pa.string(), pa.binary()) or len(nulls):
+            array = array.cast(pa.large_binary())  # loads pyarrow.compute, which the usual columns need not wait for
+        offsets = _offsets(array)
         lengths = np.diff(offsets)
         lengths[nulls] = 0
         self._add(f"{path}#", lengths.tobytes())
         array = array.drop_null() if len(nulls) else array
         data = array.buffers()[2]
         if data is not None and len(array):
-            offsets = np.frombuffer(array.buffers()[1], "<i8")[array.offset : array.offset + len(array) + 1]
+            offsets = _offsets(array)
             self._add(path, memoryview(data)[int(offsets[0]) : int(offsets[-1])])
+
+
+def _offsets(array: pa.Array) -> Array:
+    """`[len + 1]` int64 where each string's bytes begin."""
+    width = "<i4" if array.type in (pa.string(), pa.binary()) else "<i8"
+    return np.frombuffer(array.buffers()[1], width)[array.offset : array.offset + len(array) + 1].astype("<i8")
 
 
 def _plain(array: pa.Array) -> pa.Array:
@@ -104,13 +111,9 @@ def _list_lengths(array: pa.Array, nulls: Array) -> bytes:
     if pa.types.is_fixed_size_list(array.type):
         lengths = np.full(len(array), array.type.list_size, "<i8")
     else:
-        lengths = buffer_view(array.value_lengths(), _offset_type(array.type)).astype("<i8")
+        lengths = list_lengths(array)
     lengths[nulls] = 0
     return lengths.tobytes()
-
-
-def _offset_type(kind: pa.DataType) -> Any:
-    return np.int64 if pa.types.is_large_list(kind) else np.int32
 
 
 def _fixed_width_bytes(array: pa.Array, nulls: Array) -> Any:

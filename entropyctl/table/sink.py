@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from entropyctl.errors import EntropyctlError, UsageError
 from entropyctl.table.atomic import AtomicFile
-from entropyctl.table.columns import buffer_view, number_type, one_chunk
+from entropyctl.table.columns import buffer_view, list_items, number_type, one_chunk
 from entropyctl.table.conform import check_lengths
 from entropyctl.table.header import Context, Header, Record, with_facts
 from entropyctl.table.parquet_sink import ParquetSink
@@ -206,6 +206,6 @@ def _refuse_nan(rows: pa.Table, stage: str, table: str) -> None:
         if column_of(table, field.name) is None or not pa.types.is_floating(leaf):
             continue
         array = one_chunk(rows[field.name])
-        values = array.flatten() if is_list(field.type) else array.drop_null()
+        values = list_items(array) if is_list(field.type) else array.drop_null()
         if np.isnan(buffer_view(values, number_type(leaf))).any():
             raise EntropyctlError(f"{stage}: computed NaN in column '{field.name}'; this is a bug, please report it")

@@ -70,7 +70,8 @@ def summary(kind: str, name: str) -> str:
     path = _files(kind).get(name)
     if path is None:
         point = _entry_points(kind)[name]
-        return f"{_first_line(_source_of(point.module), point.attr)} (from {point.module})".lstrip()
+        function = "" if kind == "stages" else point.attr
+        return f"{_first_line(_source_of(point.module), function)} (from {point.module})".lstrip()
     return _first_line(path, "")
 
 

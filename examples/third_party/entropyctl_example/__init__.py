@@ -1,0 +1,1 @@
+"""A mask and a stage that entropyctl finds through entry points."""

@@ -39,13 +39,14 @@ def second_words() -> Words:
     return {
         "advantage": _plain(registry.names("advantages")),
         "mask": _plain(registry.names("masks")),
+        "objective": _plain(registry.names("objectives")),
         "completion": list(SCRIPTS),
     }
 
 
 def _plain(names: list[str]) -> list[str]:
     """Names that a shell takes as one word; an entry point of another package may be called anything."""
-    return [name for name in names if re.fullmatch(r"[\w.+-]+", name)]
+    return [name for name in names if re.fullmatch(r"[\w.@+-]+", name)]
 
 
 def bash(stages: list[str], second: Words) -> str:

@@ -41,8 +41,9 @@ def test_bash_offers_the_stages(complete) -> None:
 
 
 def test_bash_offers_the_methods_of_a_stage(complete) -> None:
-    assert complete("entropyctl", "mask", "clip") == ["clip-b", "clip-v"]
-    assert complete("entropyctl", "advantage", "gr") == ["grpo"]
+    assert complete("entropyctl", "mask", "clip") == ["clip-b", "clip-cov", "clip-v"]
+    assert complete("entropyctl", "objective", "gm") == ["gmpo"]
+    assert complete("entropyctl", "advantage", "gr") == ["grpo", "grpo-passk"]
     assert complete("entropyctl", "completion", "") == ["bash", "zsh", "fish"]
 
 
@@ -56,8 +57,8 @@ def test_bash_leaves_everything_else_to_its_file_names(complete, cli: Cli) -> No
 def test_every_script_names_every_stage_and_method(cli: Cli, shell: str) -> None:
     ran = cli("completion", shell)
     assert ran.code == 0, ran
-    for name in (*registry.names("stages"), *registry.names("masks"), *registry.names("advantages")):
-        assert name in re.findall(r"[\w-]+", ran.text), name
+    for name in (name for room in ("stages", "masks", "advantages", "objectives") for name in registry.names(room)):
+        assert name in re.findall(r"[\w@+-]+", ran.text), name
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -273,7 +273,7 @@ def test_a_flag_beats_a_variable_beats_a_file_beats_a_default(
     in_file = {"ENTROPYCTL_CONFIG": "c.toml"}
     assert used(cli)["mu"] == 2.5
     assert used(cli, "--config", "c.toml") == {
-        "mu": 4.0, "mu_high": 5.5, "sides": "both", "apply_to": None, "variant": "trinity",
+        "mu": 4.0, "mu_high": 5.5, "sides": "both", "apply_to": None, "max_frac": None, "variant": "trinity",
     }  # fmt: skip
     assert used(cli, env=in_file)["mu"] == 4.0
     assert used(cli, "--config=c.toml", env=variable)["mu"] == 3.0

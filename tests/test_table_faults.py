@@ -384,7 +384,7 @@ def test_what_a_stage_holds_against_its_policy_may_always_be_allowed(cli: Cli, s
     ("args", "words"),
     [
         (("nosuch",), "there is no stage 'nosuch'; known: advantage, "),
-        (("mask", "nosuch"), "there is no method 'nosuch'; known: clip-b, clip-v, none, quadrant"),
+        (("mask", "nosuch"), "there is no method 'nosuch'; known: archer, budget, clip-b, "),
         (
             ("mask", "clip-v", "--nosuch", "1"),
             "No such option: --nosuch; known: --allow-mismatch, --apply-to, ",

@@ -138,7 +138,7 @@ def test_a_table_is_the_same_in_every_form(cli: Cli, tmp_path: Path, form: str) 
     }[form]
     ran = cli("mask", "none", argument, "-o", "out.parquet", stdin=stdin)
     assert ran.code == 0, ran
-    assert rows_of(tmp_path / "out.parquet").drop_columns(["weights", "kl_coefs"]).equals(rows_of(whole))
+    assert rows_of(tmp_path / "out.parquet").drop_columns(["weights"]).equals(rows_of(whole))
 
 
 def test_shards_that_each_hold_every_step_are_read_step_by_step(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_the_last_input_that_has_a_column_gives_it(cli: Cli, scored: Path, tmp_p
     assert ran.code == 0, ran
     assert pq.read_schema(tmp_path / "mask.parquet").names == [
         *("step", "prompt_id", "sample"),
-        *("weights", "kl_coefs", "loss_mask"),
+        *("loss_mask", "base_mask"),
     ]
     both = rows_of(scored, tmp_path / "adv.parquet", tmp_path / "mask.parquet")
     mask = rows_of(tmp_path / "mask.parquet")
@@ -353,7 +353,7 @@ def test_no_stream_ends_well_whose_file_could_not_be_kept(
 def test_a_file_can_be_written_over_itself(cli: Cli, scored: Path) -> None:
     before = rows_of(scored)
     assert cli("mask", "none", "scored.parquet", "-o", "scored.parquet").code == 0
-    assert rows_of(scored).drop_columns(["weights", "kl_coefs"]).equals(before)
+    assert rows_of(scored).drop_columns(["weights"]).equals(before)
 
 
 def test_a_link_stays_a_link_and_null_stays_a_device(cli: Cli, scored: Path, tmp_path: Path) -> None:
@@ -413,7 +413,7 @@ def test_another_programs_parquet_is_a_table_with_a_notice(cli: Cli, tmp_path: P
     assert ran.line == "entropyctl: f.parquet: written by another program; its history starts as unknown"
     found = steps_of(tmp_path / "out.parquet")
     assert list(found) == [2, 1, 3]
-    assert found[1].drop_columns(["weights", "kl_coefs"]).to_pydict() == scored_rows(1).to_pydict()
+    assert found[1].drop_columns(["weights"]).to_pydict() == scored_rows(1).to_pydict()
     with read([str(tmp_path / "out.parquet")]) as source:
         assert [record["stage"] for record in source.chain] == ["unknown", "mask none"]
         assert source.chain[1]["inputs"][0]["records"] == [source.chain[0]["id"]]
@@ -425,7 +425,7 @@ def test_an_arrow_file_is_a_table_too(cli: Cli, tmp_path: Path) -> None:
         writer.write_table(rows, max_chunksize=7)
     ran = cli("mask", "none", "f.arrow", "-o", "out.parquet", "-q")
     assert (ran.code, "written by another program" in ran.line) == (0, True), ran
-    assert rows_of(tmp_path / "out.parquet").drop_columns(["weights", "kl_coefs"]).to_pydict() == rows.to_pydict()
+    assert rows_of(tmp_path / "out.parquet").drop_columns(["weights"]).to_pydict() == rows.to_pydict()
 
 
 def test_a_row_group_of_many_steps_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

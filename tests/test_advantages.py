@@ -114,6 +114,22 @@ def test_a_group_without_a_correct_response_teaches_nothing() -> None:
     assert informative_groups(rows).tolist() == [False, False, True, True]
 
 
+def test_a_greedy_row_is_no_sample_of_its_group(cli: Cli, tmp_path: Path) -> None:
+    """Group p0 is all right but for its greedy row, p1 has both among its samples."""
+    rows = scored_rows(1, groups=2, samples=3)
+    outcomes = ["correct", "correct", "wrong", "correct", "wrong", "wrong"]
+    for name, values in (("outcome", outcomes), ("reward", pa.array([1, 1, 0, 1, 0, 0], pa.float32()))):
+        rows = rows.set_column(rows.column_names.index(name), name, values if name == "reward" else pa.array(values))
+    rows = rows.append_column("greedy", pa.array([False, False, True] * 2))
+    assert informative_groups(rows).tolist() == [False] * 3 + [True] * 3
+    write_scored(tmp_path / "s.parquet", rows)
+    ran = cli("advantage", "remax", "s.parquet", "-o", "out.parquet", "--json")
+    assert json.loads(ran.text) == {"rows": 6, "groups": 2, "informative_groups": 1, "reward": 0.75}, ran
+    assert cli("advantage", "remax", "s.parquet", "--keep-groups", "2", "-o", "out.parquet").code == 0
+    with read([str(tmp_path / "out.parquet")]) as source:
+        assert next(iter(source)).rows["prompt_id"].to_pylist() == ["p1"] * 3
+
+
 def test_the_first_informative_groups_are_kept(cli: Cli, tmp_path: Path) -> None:
     rows = scored_rows(1, groups=4, samples=2)
     outcomes = ["wrong", "wrong", "correct", "wrong", "wrong", "correct", "correct", "wrong"]

@@ -34,15 +34,16 @@ class AdvantageSummary:
     rows: int = 0
     groups: int = 0
     informative_groups: int = 0
-    reward: float = 0.0
+    reward: float = 0.0  # summed over the samples
+    samples: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Rows, groups, informative groups and mean reward."""
+        """Rows, groups, informative groups, and mean reward of the samples: greedy baseline rows are none."""
         return {
             "rows": self.rows,
             "groups": self.groups,
             "informative_groups": self.informative_groups,
-            "reward": self.reward / max(self.rows, 1),
+            "reward": self.reward / max(self.samples, 1),
         }
 
 
@@ -51,18 +52,18 @@ def informative_groups(rows: pa.Table) -> Array:
 
     Decided by exact equality in the `outcome` column, where wrong, unparsable, timeout and error all mean "not
     correct": a deviation of shaped float rewards calls groups informative that are not. Without that column,
-    rewards are compared for equality.
+    rewards are compared for equality. A greedy baseline row is no sample: it has no say, and follows its group.
     """
-    group_B = group(rows)
+    group_B, sampled_B = group(rows), ~greedy(rows)
     if "outcome" in rows.column_names:
         code_B = np.array([outcome == "correct" for outcome in rows["outcome"].to_pylist()], np.int64)
     else:
         code_B = codes(rows["reward"])
     groups = int(group_B.max()) + 1 if len(group_B) else 0
     first_G = np.zeros(groups, code_B.dtype)
-    first_G[group_B[::-1]] = code_B[::-1]
+    first_G[group_B[sampled_B][::-1]] = code_B[sampled_B][::-1]
     mixed_G = np.zeros(groups, bool)
-    np.logical_or.at(mixed_G, group_B, code_B != first_G[group_B])
+    np.logical_or.at(mixed_G, group_B, sampled_B & (code_B != first_G[group_B]))
     return mixed_G[group_B]
 
 
@@ -192,4 +193,6 @@ def _add(summary: AdvantageSummary, rows: pa.Table) -> None:
     summary.rows += rows.num_rows
     summary.groups += len(np.unique(group_B))
     summary.informative_groups += len(np.unique(group_B[informative_groups(rows)]))
-    summary.reward += float(row_values(rows["reward"]).sum(dtype=np.float64))
+    sampled_B = ~greedy(rows)
+    summary.samples += int(sampled_B.sum())
+    summary.reward += float(row_values(rows["reward"])[sampled_B].sum(dtype=np.float64))

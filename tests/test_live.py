@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -299,6 +300,21 @@ def test_the_loss_of_the_file_is_the_loss_of_the_update(cli: Cli, trained_on: Pa
         rows = next(iter(source)).rows
     terms = np.concatenate([np.asarray(row) for row in rows["loss_terms"].to_pylist()])
     assert terms.sum() == pytest.approx(offline["loss"], abs=1e-6)
+
+
+def test_a_row_without_weights_counts_in_full(cli: Cli, scored: Path, tmp_path: Path) -> None:
+    """Null is "not computed": for a weight 1, for a coefficient 0, as the masks take it."""
+    assert cli("advantage", "grpo", "scored.parquet", "-o", "a.parquet", "-q").code == 0
+    rows = pq.read_table(tmp_path / "a.parquet")
+    lengths = [len(row) for row in rows["tokens"].to_pylist()]
+    for name, weight, coefficient in (("null", None, None), ("plain", 1.0, 0.0)):
+        some = rows
+        for column, number, other in (("weights", 0.5, weight), ("kl_coefs", 0.1, coefficient)):
+            values = [[number] * n if i else other if other is None else [other] * n for i, n in enumerate(lengths)]
+            some = some.append_column(column, pa.array(values, pa.list_(pa.float32())))
+        pq.write_table(some.replace_schema_metadata(None), tmp_path / f"{name}.parquet")
+    null, plain = (cli("objective", "ppo", f"{name}.parquet", "--json", "-o", "o.parquet") for name in ("null", "plain"))
+    assert (null.code, null.text) == (0, plain.text), null
 
 
 def test_a_reference_penalty_needs_its_column(cli: Cli, trained_on: Path) -> None:

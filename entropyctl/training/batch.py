@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from entropyctl.inputs import inputs, is_per_token, needs, optional
-from entropyctl.table.columns import flat_values, row_lengths
+from entropyctl.masks._apply import laid_on
+from entropyctl.table.columns import row_lengths
 from entropyctl.table.columns import row_of_token as rows_of_tokens
 
 Array = npt.NDArray[Any]
@@ -116,7 +117,7 @@ def _from_table(reads: tuple[str, ...]) -> list[str]:
 
 
 def read_batch(rows: pa.Table, reads: tuple[str, ...], *, forward: bool = True) -> Batch:
-    """The rows of a step. Without weights every weight is 1, without kl_coefs every coefficient 0.
+    """The rows of a step. A weight that was not computed is 1, a coefficient 0.
 
     Args:
         rows: one step.
@@ -124,19 +125,16 @@ def read_batch(rows: pa.Table, reads: tuple[str, ...], *, forward: bool = True) 
         forward: whether the sequences are wanted, for a forward pass; else the batch has none.
     """
     lengths_B = row_lengths(rows["loss_mask"])
-    count = int(lengths_B.sum())
-
-    def column(name: str, missing: float) -> Array:
-        return flat_values(rows[name]) if name in rows.column_names else np.full(count, missing, np.float32)
-
+    ones_N = np.ones(lengths_B.sum(), np.float32)
+    laid = laid_on(rows)
     names = _from_table(reads)
     tokens = (rows[name].to_pylist() if forward else [] for name in ("prompt_tokens", "tokens"))
     return Batch(
         sequences=list(zip(*tokens, strict=True)),
         lengths=lengths_B,
-        loss_mask=flat_values(rows["loss_mask"]).astype(bool),
-        weights=column("weights", 1.0),
-        kl_coefs=column("kl_coefs", 0.0),
+        loss_mask=laid.loss_mask,
+        weights=ones_N if laid.weights is None else laid.weights,
+        kl_coefs=0 * ones_N if laid.kl_coefs is None else laid.kl_coefs,
         inputs=dict(zip(names, inputs(rows, names), strict=True)),
     )
 

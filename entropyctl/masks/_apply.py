@@ -93,19 +93,17 @@ class MaskSummary:
             setattr(self, f"{name}_removed", getattr(self, f"{name}_removed") + removed)
         if _is_computed(rows, "s_star") and _is_computed(rows, "expected_s"):
             scores = (advantages_N, flat_values(rows["s_star"]), flat_values(rows["expected_s"]))
-            self.change_before += _total_change(*scores, before)
-            self.change_after += _total_change(*scores, after)
+            for start in range(0, len(advantages_N), TOKENS_PER_BLOCK):
+                at = slice(start, start + TOKENS_PER_BLOCK)
+                change = predicted_change(*(values[at] for values in scores))
+                self.change_before += _total(change, before, at)
+                self.change_after += _total(change, after, at)
 
 
-def _total_change(advantages_N: Array, s_star_N: Array, expected_s_N: Array, laid: Laid) -> float:
-    """Sum of the counted tokens' predicted changes at eta = 1, a block at a time."""
-    total = 0.0
-    for start in range(0, len(advantages_N), TOKENS_PER_BLOCK):
-        at = slice(start, start + TOKENS_PER_BLOCK)
-        factor = laid.loss_mask[at] if laid.weights is None else laid.loss_mask[at] * laid.weights[at]
-        change = predicted_change(advantages_N[at], s_star_N[at], expected_s_N[at], weights_N=factor)
-        total += float(change.sum(dtype=np.float64))
-    return total
+def _total(change: Array, laid: Laid, at: slice) -> float:
+    """Sum over the counted tokens of a block, by their weights."""
+    factor = laid.loss_mask[at] if laid.weights is None else laid.loss_mask[at] * laid.weights[at]
+    return float((change * factor).sum(dtype=np.float64))
 
 
 def compile_mask(

@@ -195,7 +195,8 @@ class ParquetSource:
         if len(tables) == 1:
             return tables[0]
         try:
-            return pa.concat_tables(tables, promote_options="permissive")
+            # As one piece, once: every look at a column would put its pieces together again.
+            return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
         except pa.ArrowException as error:
             paths = " and ".join(dict.fromkeys(self.files[p.file].path for p in self._plan[number]))
             reason = str(error).partition("\n")[0]

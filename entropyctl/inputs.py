@@ -192,6 +192,14 @@ def base_mask(rows: pa.Table) -> Array:
     return kept_N
 
 
+def weights(rows: pa.Table) -> Array:
+    """`[N]` the weight that the masks before have given each token; 1 where there were none."""
+    found_N = np.ones(lengths(rows).sum(), np.float32)
+    if "weights" in rows.column_names:
+        found_N[np.repeat(~null_rows(rows["weights"]), lengths(rows))] = flat_values(rows["weights"])
+    return found_N
+
+
 def _old(name: str) -> Derived:
     """The statistic of the policy that the step started from: the table's own column unless it was scored again."""
     old = f"old_{name}"
@@ -213,6 +221,7 @@ DERIVED: dict[str, Derived] = {
     "token_key": Derived(("prompt_id", "loss_mask"), (), token_key),
     "token_rewards": Derived(("reward", "loss_mask"), ("token_rewards",), token_rewards),
     "base_mask": Derived(("loss_mask",), ("base_mask",), base_mask),
+    "weights": Derived(("loss_mask",), ("weights",), weights),
     "greedy": Derived((), ("greedy",), greedy),
     "step_correct": Derived(("step_labels", "loss_mask"), (), step_correct),
     "rewards": Derived((), (), rewards),

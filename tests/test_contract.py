@@ -74,6 +74,7 @@ def columns(rows: int = ROWS, count: int = COUNT, seed: int = 0) -> dict[str, An
         "values": rng.normal(size=count),
         "returns": rng.normal(size=count),
         "advantages": rng.choice([-1.0, -0.5, 0.5, 1.0, 0.0], count, p=[0.3, 0.3, 0.15, 0.15, 0.1]),
+        "weights": np.where(row_of_token % 3, 1.0, 0.5),
         "loss_mask": loss_mask,
         "token_rewards": spread_last(reward, loss_mask, row_of_token) + rng.normal(0, 0.01, count),
         "step_correct": rng.random(count) < 0.3,

@@ -313,7 +313,9 @@ def test_a_row_without_weights_counts_in_full(cli: Cli, scored: Path, tmp_path: 
             values = [[number] * n if i else other if other is None else [other] * n for i, n in enumerate(lengths)]
             some = some.append_column(column, pa.array(values, pa.list_(pa.float32())))
         pq.write_table(some.replace_schema_metadata(None), tmp_path / f"{name}.parquet")
-    null, plain = (cli("objective", "ppo", f"{name}.parquet", "--json", "-o", "o.parquet") for name in ("null", "plain"))
+    null, plain = (
+        cli("objective", "ppo", f"{name}.parquet", "--json", "-o", "o.parquet") for name in ("null", "plain")
+    )
     assert (null.code, null.text) == (0, plain.text), null
 
 

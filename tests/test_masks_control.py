@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from entropyctl.masks import (
 from entropyctl.masks._random import uniform
 from entropyctl.masks.budget import calibrated
 
-from .conftest import ROOT
+from .conftest import ROOT, Cli
 
 PEERS = json.loads((ROOT / "tests" / "golden" / "peers.json").read_text())
 SMALL = json.loads((ROOT / "tests" / "golden" / "entropy_small.json").read_text())
@@ -321,7 +322,7 @@ def on_policy(score: list[float], advantages: list[float], **flags: Any) -> np.n
     history = flags.pop("history", {})
     flags = {"eta": 1.0} | flags
     return budget(
-        np.array(score), zero, np.array(advantages), zero, zero, zero + 0.5, yes(count), history, **flags
+        np.array(score), zero, np.array(advantages), zero, zero, zero + 0.5, zero + 1, yes(count), history, **flags
     ).weights
 
 
@@ -381,17 +382,21 @@ def test_a_history_that_says_nothing_leaves_the_step_size_at_one(realised: list[
     st.integers(1, 30),
     st.sampled_from([0.0, 0.02, -0.02, 0.2, -0.2, 3.0, -3.0]),
     st.booleans(),
+    st.sampled_from([[1.0], [1.0, 0.0], [0.8, 1.2, 2.0], [1.0, -0.5]]),  # none, clip, STEER, EntroPIC
 )
-def test_the_budget_is_the_optimum_of_the_linear_program(seed: int, count: int, target: float, ties: bool) -> None:
+def test_the_budget_is_the_optimum_of_the_linear_program(
+    seed: int, count: int, target: float, ties: bool, earlier: list[float]
+) -> None:
     rng = np.random.default_rng(seed)
     S, ES, A, delta = (rng.normal(size=count) * scale for scale in (0.2, 0.05, 1.0, 0.1))
     if ties:
         S, ES, A, delta = np.round(S, 1), np.round(ES, 1), np.round(A), 0 * delta
     mask = rng.random(count) < 0.8
     H = rng.uniform(0, 1, count)
-    weights = budget(S, ES, A, delta, 0 * delta, H, mask, {}, target_change=target, eta=0.5).weights
-    change = predicted_change(A, S, ES, ratios_N=np.exp(delta), eta=0.5)[mask]
-    w, mass, wanted = weights[mask], np.abs(A[mask]), target * mask.sum()
+    v = rng.choice(earlier, count)
+    weights = budget(S, ES, A, delta, 0 * delta, H, v, mask, {}, target_change=target, eta=0.5).weights
+    change = predicted_change(A, S, ES, weights_N=v, ratios_N=np.exp(delta), eta=0.5)[mask]
+    w, mass, wanted = weights[mask], np.abs(v * A)[mask], target * mask.sum()
     assert ((weights >= 0) & (weights <= 1)).all()
     reachable = np.clip(wanted, change[change < 0].sum(), change[change > 0].sum())
     assert w @ change == pytest.approx(reachable, abs=1e-9)
@@ -401,6 +406,16 @@ def test_the_budget_is_the_optimum_of_the_linear_program(seed: int, count: int, 
     assert solved.success
     assert w @ mass == pytest.approx(-solved.fun, rel=1e-7, abs=1e-7)
     assert (w[mass == 0] == 1).all()
+
+
+def test_at_the_end_of_a_pipe_the_budget_meets_the_target_for_all_masks(cli: Cli, scored: Path) -> None:
+    assert cli("advantage", "grpo", "scored.parquet", "-o", "a.parquet", "-q").code == 0
+    for earlier in (("steer", "--w-min", "0.1"), ("top-entropy", "--variant", "trl", "--fraction", "0.9"), ("clip-b",)):
+        assert cli("mask", *earlier, "a.parquet", "-o", "m.parquet", "-q").code == 0
+        ran = cli("mask", "budget", "--eta", "1", "m.parquet", "-o", "b.parquet", "--json", "-q")
+        found = json.loads(ran.text)
+        assert abs(found["predicted_change_before"]) > 1e-4, ran
+        assert abs(found["predicted_change_after"]) < 1e-7, ran
 
 
 @settings(max_examples=50, deadline=None)
@@ -431,7 +446,7 @@ CALLS = {
     importance: (T, T, B, np.zeros(2, int)),
     rejection: (T, T, B, np.zeros(2, int)),
     random: (np.zeros(2, np.uint64), T, B),
-    budget: (T, T, T, T, T, T, B, {}),
+    budget: (T, T, T, T, T, T, T + 1, B, {}),
 }
 
 

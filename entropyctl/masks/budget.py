@@ -19,6 +19,7 @@ def budget(
     logprobs: Array,
     old_logprobs: Array,
     entropies: Array,
+    weights: Array,
     loss_mask: Array,
     history: dict[str, Array],
     *,
@@ -28,18 +29,17 @@ def budget(
 ) -> Compiled:
     """Entropy budget: drop the tokens that meet a target entropy change at the least loss of advantage.
 
-    maximise sum_t w_t |A_t|  subject to  (1/N) sum_t w_t dH_t = target,  0 <= w_t <= 1
-    dH_t = -eta r_t A_t (S*_t - E[S]_t)
+    maximise sum_t w_t |v_t A_t|  subject to  (1/N) sum_t w_t dH_t = target,  0 <= w_t <= 1
+    dH_t = -eta v_t r_t A_t (S*_t - E[S]_t),  v_t = the weight of the masks that ran before, 1 without any
 
-    where removing tokens can reach the target. A token gives |dH| and costs |A|, so the optimum is a threshold on
-    |dH| / |A| = eta r |S* - E[S]|. Predicted below the target, tokens that lower the entropy go, the largest
+    where removing tokens can reach the target. A token gives |dH| and costs |v A|, so the optimum is a threshold on
+    |dH| / |v A| = eta r |S* - E[S]|. Predicted below the target, tokens that lower the entropy go, the largest
     first: w_t = 0 above the threshold, 1 below. Predicted above it, tokens that raise the entropy go instead. The
     tokens at the threshold share the fraction that meets the target exactly. Tokens with A = 0 stay; all stay in the
-    loss's denominator.
+    loss's denominator. In a pipe of masks this is the last: it meets the target for what those before it left.
 
     Removing tokens cannot turn a fall into a rise of any size: where the target lies beyond what is left when all
-    tokens of the wrong direction are gone, exactly those go, which comes nearest to it. Loss masks of earlier masks
-    are seen, weights of other masks are not: the target holds for this mask alone.
+    tokens of the wrong direction are gone, exactly those go, which comes nearest to it.
 
     Source: entropyctl's own; the prediction is Theorem 3.3 of Entropy dynamics in RL fine-tuning, arXiv 2602.03392.
 
@@ -56,6 +56,7 @@ def budget(
         logprobs: `[N]` log p of the current policy, nats.
         old_logprobs: `[N]` log p of the policy that the step started from, nats; their difference is log r.
         entropies: `[N]` H, nats.
+        weights: `[N]` v, what the masks that ran before made of the token's gradient.
         loss_mask: `[N]` True where the token is counted.
         history: metrics of earlier steps: predicted_change, realised_change, learning_rate.
         target_change: mean predicted change per counted token to end at, nats; default 0, entropy is held.
@@ -74,9 +75,9 @@ def budget(
     if eta is not None:
         require(0 < eta < math.inf, "--eta", eta, "be a finite number above 0")
     valid_N = np.asarray(loss_mask, bool)
-    S, ES, A, logp, old_logp, H = (
+    S, ES, A, logp, old_logp, H, v = (
         np.asarray(part_N, np.float64)[valid_N]
-        for part_N in (s_star, expected_s, advantages, logprobs, old_logprobs, entropies)
+        for part_N in (s_star, expected_s, advantages, logprobs, old_logprobs, entropies, weights)
     )
     weights_N = np.ones(len(valid_N))
     if not len(A):
@@ -84,7 +85,7 @@ def budget(
     r = np.exp((logp - old_logp).clip(-20, 20))
     step = calibrated(history) if eta is None else eta
     per_advantage = predicted_change(np.ones(len(A)), S, ES, ratios_N=r, eta=step)
-    change = A * per_advantage
+    change = v * A * per_advantage
     if target_entropy is not None:
         wanted -= float(H.mean())
     weights_N[valid_N] = _cheapest(change, np.abs(per_advantage), wanted * len(A) - float(change.sum()))
@@ -103,11 +104,11 @@ def _target(target_change: float | None, target_entropy: float | None) -> float:
 
 
 def _cheapest(change: Array, ratio: Array, gap: float) -> Array:
-    """Weights that add `gap` to the sum of the changes by dropping the tokens with the largest |change| / |A|.
+    """Weights that add `gap` to the sum of the changes by dropping the tokens with the largest |change| / |v A|.
 
     Args:
         change: predicted change of each token, nats.
-        ratio: |change| / |A|, nats; computed without the division, so that equal tokens are exactly equal.
+        ratio: |change| / |v A|, nats; computed without the division, so that equal tokens are exactly equal.
         gap: what the sum is to grow by; negative to shrink.
     """
     weights = np.ones(len(change))

@@ -26,7 +26,7 @@ STATISTICS = ("logprobs", "entropies", "s_star", "expected_s")
 OPTIONAL = ("weights", "kl_coefs", "reward")
 
 # What an objective or a mask that runs live is given anew in every forward pass, and not out of the table.
-CURRENT = (*STATISTICS, "sum_p2", "loss_mask", "row_of_token")
+CURRENT = (*STATISTICS, "sum_p2", "loss_mask", "row_of_token", "weights")
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ class Batch:
     def old_logprobs(self) -> Array | None:
         """`[N]` float32 log p under the policy that the step started from, nats; where anything reads them."""
         return self.inputs.get("old_logprobs")
+
+    @property
+    def chosen(self) -> Array:
+        """`[N]` bool, the tokens that the policy itself chose: the loss mask as it was before any mask."""
+        return np.asarray(self.inputs.get("base_mask", self.loss_mask))
 
     def take(self, rows: Array) -> Batch:
         """Some of the responses, in the order given."""

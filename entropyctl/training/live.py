@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from entropyctl import registry
 from entropyctl.errors import UsageError
 from entropyctl.inputs import GIVEN
@@ -71,7 +73,8 @@ def masked_now(split: SplitModel, batch: Batch, masks: tuple[LiveMask, ...], rec
     now = {name: getattr(found, name).numpy() for name in found._fields} | {"row_of_token": batch.row_of_token}
     laid = Laid(None, None, batch.inputs["base_mask"])
     for mask in masks:
-        given = now | {"loss_mask": laid.loss_mask}
+        weights = np.ones(len(laid.loss_mask), np.float32) if laid.weights is None else laid.weights
+        given = now | {"loss_mask": laid.loss_mask, "weights": weights}
         arguments = [given.get(name, batch.inputs.get(name)) for name in registry.inputs_of(mask.function)]
         laid = lay(laid, mask.function(*arguments, **mask.params))
     return batch.masked(laid.loss_mask, laid.weights, laid.kl_coefs)

@@ -17,9 +17,9 @@ TOKENS_PER_BLOCK = 16_384
 
 
 class Moments(NamedTuple):
-    """Of the counted tokens; a mean and a deviation of 0 where there is none."""
+    """Of the counted tokens; how many, and a mean and a deviation of 0 where there is none."""
 
-    count: int
+    tokens: int
     mean: float
     std: float  # population
 

@@ -1,6 +1,6 @@
 """What a function of this room returns, said by its return annotation.
 
-    def grpo(reward, group, ...) -> PerRow: ...
+def grpo(reward, group, ...) -> PerRow: ...
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def mask(
     from entropyctl.masks import MaskSummary, compile_mask, lay_over
     from entropyctl.masks._apply import COLUMNS
     from entropyctl.memory import Memory
-    from entropyctl.metrics import read_history
+    from entropyctl.metrics import PastMetrics
     from entropyctl.registry import inputs_of
     from entropyctl.reporting import report
     from entropyctl.table import new_record, notice, read, write
@@ -47,13 +47,14 @@ def mask(
     wanted = [*needed, *optional(reads), "advantages", "s_star", "expected_s", *COLUMNS] if only_new else None
     record = new_record(f"mask {method}", params)
     summary, memory = MaskSummary(), Memory(state, f"mask {method}", params)
-    given: dict[str, Any] = {"history": read_history(history)} if history else {}
+    past = PastMetrics(history)
     with (
         read(inputs or ["-"], columns=wanted, needs=needed, allow_mismatch=tuple(allow_mismatch or ())) as source,
         write(output, "masked", record, source, only=COLUMNS if only_new else None, tee=tee) as sink,
     ):
         for step in source:
-            compiled = compile_mask(step.rows, function, params, given | {"state": memory.before(step.number)})
+            given = {"state": memory.before(step.number), "history": past.before(step.number)}
+            compiled = compile_mask(step.rows, function, params, given)
             left = summary.pulling - summary.removed
             sink.put(step.number, lay_over(step.rows, compiled, summary))
             if step.rows.num_rows and not quiet and summary.pulling - summary.removed == left:

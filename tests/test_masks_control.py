@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,8 +28,10 @@ from entropyctl.masks import (
 )
 from entropyctl.masks._random import uniform
 from entropyctl.masks.budget import calibrated
+from entropyctl.metrics import PastMetrics
+from entropyctl.table import new_record, read, write
 
-from .conftest import ROOT, Cli
+from .conftest import ROOT, Cli, scored_rows, write_scored
 
 PEERS = json.loads((ROOT / "tests" / "golden" / "peers.json").read_text())
 SMALL = json.loads((ROOT / "tests" / "golden" / "entropy_small.json").read_text())
@@ -368,12 +371,69 @@ def test_the_step_size_is_calibrated_from_the_runs_own_history() -> None:
 
 
 @pytest.mark.parametrize("realised", [[0.03, -0.06], [0.0, 0.0]], ids=["opposite", "none"])
-def test_a_history_that_says_nothing_leaves_the_step_size_at_one(realised: list[float]) -> None:
+def test_a_history_that_says_nothing_leaves_the_learning_rate_as_the_step_size(realised: list[float]) -> None:
+    """As `forecast` does, so that both speak of the same changes."""
     empty = np.zeros(0)
     assert calibrated({}) == 1.0
     assert calibrated({"predicted_change": empty, "realised_change": empty, "learning_rate": empty}) == 1.0
-    history = {"predicted_change": np.array([-0.01, 0.02]), "learning_rate": np.full(2, 1e-6)}
-    assert calibrated(history | {"realised_change": np.array(realised)}) == 1.0
+    history = {"predicted_change": np.array([-0.01, 0.02]), "learning_rate": np.array([1e-6, 2e-6])}
+    assert calibrated(history | {"realised_change": np.array(realised)}) == 2e-6
+
+
+def write_metrics(directory: Path, step: int, realised: float) -> None:
+    """The metrics of a step of learning rate 1 that was predicted to change the entropy by 1."""
+    numbers = {"entropy": 1.0, "entropy_after": 1.0, "learning_rate": 1.0, "predicted_change": 1.0}
+    row = pa.table({"step": [step], "realised_change": [realised]} | {name: [x] for name, x in numbers.items()})
+    directory.mkdir(exist_ok=True)
+    with write(str(directory / f"step-{step:06d}.parquet"), "metrics", new_record("update", {})) as sink:
+        sink.put(step, row)
+
+
+def test_a_step_is_calibrated_by_the_steps_before_it_alone(cli: Cli, tmp_path: Path) -> None:
+    """A step that is run again when the run has gone on gives the numbers that it gave."""
+    write_scored(tmp_path / "s.parquet", scored_rows(2), scored_rows(3))
+    assert cli("advantage", "grpo", "s.parquet", "-o", "a.parquet", "-q").code == 0
+    command = ("mask", "budget", "--target-change", "-0.002", "--history", "metrics", "a.parquet", "-q", "--json")
+    write_metrics(tmp_path / "metrics", 1, 0.25)
+    write_metrics(tmp_path / "metrics", 2, 0.75)
+    first = cli(*command, "-o", "first.parquet")
+    write_metrics(tmp_path / "metrics", 3, 7.0)  # neither step 2 nor step 3 may know
+    write_metrics(tmp_path / "metrics", 4, 9.0)
+    again = cli(*command, "-o", "again.parquet")
+    assert (first.code, again.text) == (0, first.text), again
+    summary = {}
+    for eta in (0.25, 0.5):  # what steps 2 and 3 were calibrated to
+        ran = cli(
+            "mask", "budget", "--target-change", "-0.002", "--eta", eta, "a.parquet", "-o", f"{eta}.parquet", "-q"
+        )
+        assert ran.code == 0, ran
+        summary[eta] = [step.rows["weights"].to_pylist() for step in read_steps(tmp_path / f"{eta}.parquet")]
+    found = [step.rows["weights"].to_pylist() for step in read_steps(tmp_path / "first.parquet")]
+    assert found == [summary[0.25][0], summary[0.5][1]]
+    assert found != summary[0.25] != summary[0.5]
+
+
+def read_steps(path: Path) -> list[Any]:
+    with read([str(path)]) as source:
+        return list(source)
+
+
+def test_the_metrics_are_read_as_the_run_writes_them(tmp_path: Path) -> None:
+    """In a loop of resident stages the mask runs from before the first metrics to after the last."""
+    past = PastMetrics(str(tmp_path / "metrics"))
+    assert past.before(1)["step"].tolist() == []
+    for step in (1, 2, 3):
+        write_metrics(tmp_path / "metrics", step, 0.5)
+        assert past.before(step + 1)["step"].tolist() == list(range(1, step + 1))
+    assert past.before(2)["step"].tolist() == [1]
+
+
+def test_before_the_first_metrics_nothing_is_calibrated(cli: Cli, scored: Path) -> None:
+    assert cli("advantage", "grpo", "scored.parquet", "-o", "a.parquet", "-q").code == 0
+    ran = cli("mask", "budget", "--history", "run/metrics", "a.parquet", "-o", "m.parquet", "-q")
+    assert (ran.code, "run/metrics: holds no metrics yet" in ran.line) == (0, True), ran
+    ran = cli("mask", "budget", "--history", "metrics.parquet", "a.parquet", "-o", "m.parquet", "-q")
+    assert (ran.code, "metrics.parquet: no such file" in ran.line) == (3, True), ran
 
 
 @settings(max_examples=150, deadline=None)

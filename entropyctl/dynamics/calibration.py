@@ -35,15 +35,15 @@ def latest_rate(history: dict[str, Array]) -> float | None:
 
 
 def calibrated(history: dict[str, Array]) -> float:
-    """The step size at which a run's predictions have the size of what then happened; 1 where nothing says.
+    """The step size at which a run's predictions have the size of what then happened.
 
-    eta = learning_rate sum(predicted realised) / sum(predicted^2)
+    eta = learning_rate sum(predicted realised) / sum(predicted^2); the learning rate itself where that slope is not
+    above 0, and 1 where the history has no steps.
 
     Args:
         history: as `calibration` takes it; the last step is the latest.
     """
-    eta = (calibration(history) or 0.0) * (latest_rate(history) or 0.0)
-    return eta if eta > 0 else 1.0
+    return (latest_rate(history) or 1.0) * (calibration(history) or 1.0)
 
 
 def _points(history: dict[str, Array]) -> Array:

@@ -63,7 +63,7 @@ def budget(
         target_entropy: mean entropy to end at instead, nats; the change wanted is its distance from mean(H).
         eta: step size on the logits. When not given: the latest learning rate times the slope, by least squares
             through the origin, of realised on predicted changes in the history (which were predicted with
-            eta = learning rate); 1 where the history is empty or the slope not positive.
+            eta = learning rate); the learning rate itself where that slope is not above 0, 1 without a history.
 
     Returns:
         Weights in [0, 1].

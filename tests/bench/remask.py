@@ -198,9 +198,8 @@ def encoding(source: Path) -> None:
     seconds = [[cpu_of(by_us), cpu_of(lambda: pq.write_table(rows, plain, row_group_size=512))] for _ in range(3)]
     us, default = (statistics.median(column) for column in zip(*seconds, strict=True))
     size = ours.stat().st_size / plain.stat().st_size
-    print(
-        f"against pyarrow's defaults in row groups of 512 rows: size {size:.2f}x, writing with digests and fsync {us / default:.2f}x"
-    )
+    times = f"writing with digests and fsync {us / default:.2f}x"
+    print(f"against pyarrow's defaults in row groups of 512 rows: size {size:.2f}x, {times}")
 
 
 def cpu_of(work: object) -> float:

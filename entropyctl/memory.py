@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from entropyctl.errors import InputError, MismatchError
+from entropyctl.table import notice
 from entropyctl.table.atomic import AtomicFile
 
 
@@ -14,7 +15,7 @@ class Memory:
     """A method's state after each step; kept in a JSON file where one is named, else for this run alone.
 
     A step starts from the state after the greatest step below it, so running it again gives the same numbers and
-    leaves the same state.
+    leaves the same state. States of later steps stay as they are, and a notice says so where they started from another.
     """
 
     def __init__(self, path: str | None, stage: str, params: dict[str, Any]) -> None:
@@ -30,6 +31,7 @@ class Memory:
             MismatchError: it is of another method, or of other parameters.
         """
         self.path, self._head = path, {"stage": stage, "params": params}
+        self._noticed = False
         self._after: dict[int, dict[str, float]] = {}
         if path is None:
             return
@@ -71,7 +73,15 @@ class Memory:
         """
         if state is None:
             return
-        self._after[step] = {name: float(value) for name, value in state.items()}
+        after = {name: float(value) for name, value in state.items()}
+        later = [number for number in self._after if number > step]
+        if later and self._after.get(step) != after and not self._noticed:
+            self._noticed = True
+            notice(
+                f"{self.path or self._head['stage']}: step {step} came after step {max(later)}, which started without "
+                "what it left; run the later steps again"
+            )
+        self._after[step] = after
         if self.path is None:
             return
         steps = {str(number): self._after[number] for number in sorted(self._after)}

@@ -20,7 +20,7 @@ from entropyctl.masks import Compiled, apply_mask, clip_b, kl_cov, steer
 from entropyctl.objectives import kl_penalty, ppo, reinforce, token_coefficients
 from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_model
-from entropyctl.table import read
+from entropyctl.table import new_record, read, write
 from entropyctl.table.columns import list_column, with_column
 from entropyctl.tokenstats import score_sequences, split_model
 from entropyctl.training import Batch, EntropyBonus, Recipe, train_step
@@ -147,6 +147,16 @@ def test_what_cannot_run_live_is_named(cli: Cli, trained_on: Path, mask: str | N
         assert cli("mask", mask, "a.parquet", "-o", file, "-q").code == 0
     ran = cli("update", "--policy", "policy", "--mask", "live", file)
     assert (ran.code, words in ran.line) == (2, True), ran
+
+
+def test_a_parameter_that_another_version_had_is_named(cli: Cli, trained_on: Path) -> None:
+    with read([str(trained_on / "a.parquet")]) as source:
+        record = new_record("mask clip-b", {"mu": 2.5, "nu": 1})
+        with write(str(trained_on / "m.parquet"), "masked", record, source) as sink:
+            for step in source:
+                sink.put(step.number, apply_mask(step.rows, clip_b, {}))
+    ran = cli("update", "--policy", "policy", "--mask", "live", "m.parquet")
+    assert (ran.code, "--mask live: mask clip-b has no parameter 'nu'" in ran.line) == (2, True), ran
 
 
 def test_only_the_mask_that_made_the_columns_runs_live(cli: Cli, trained_on: Path) -> None:

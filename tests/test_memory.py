@@ -30,6 +30,21 @@ def test_running_a_step_again_replaces_what_it_left(tmp_path: Path) -> None:
     assert Memory(path, "mask m", {}).before(6) == {"integral": 0.1}
 
 
+def test_a_step_that_comes_late_says_that_later_ones_do_not_know_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory = Memory(str(tmp_path / "state.json"), "mask m", {})
+    for step in (1, 4, 5):
+        memory.remember(step, {"x": step / 10})
+    memory.remember(4, {"x": 0.4})  # run again, and the same
+    assert capsys.readouterr().err == ""
+    memory.remember(2, {"x": 0.3})
+    memory.remember(3, {"x": 0.3})
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1, said
+    assert "state.json: step 2 came after step 5, which started without what it left" in said[0]
+
+
 def test_without_a_file_the_state_lasts_for_the_run(tmp_path: Path) -> None:
     memory = Memory(None, "mask m", {})
     memory.remember(1, {"x": 1.0})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -46,6 +47,11 @@ def recorded_masks(source: Source) -> tuple[LiveMask, ...]:
             raise UsageError(
                 f"--mask live: mask {name} reads '{remembered[0]}' of whole steps, which a mini-batch is not; "
                 "use --mask saved"
+            )
+        if unknown := set(record["params"]) - set(inspect.signature(function).parameters):
+            raise UsageError(
+                f"--mask live: mask {name} has no parameter '{min(unknown)}', with which {source.path} was made, by "
+                f"version {record.get('version')}; mask it again, or use --mask saved"
             )
         found.append(LiveMask(name, function, record["params"]))
     if not found:

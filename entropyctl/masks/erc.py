@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from entropyctl.masks._require import require
 
 # Added to both entropies by the authors' code, so that two deterministic policies are alike.
 SMALLEST = 1e-8
+BANDS = {"authors": (0.8, 1.2), "paper": (0.95, 1.05)}
 
 
 def erc(
@@ -18,8 +20,9 @@ def erc(
     old_entropies: Array,
     loss_mask: Array,
     *,
-    low: float = 0.95,
-    high: float = 1.05,
+    low: float | None = None,
+    high: float | None = None,
+    variant: Literal["authors", "paper"] = "authors",
 ) -> Compiled:
     """ERC: drop tokens whose entropy has left a band around what it was before the update.
 
@@ -29,8 +32,8 @@ def erc(
 
     Code: Kwai-Klear/ERC (its configuration has 0.8 and 1.2).
 
-    Where they differ: the paper's band is 0.95 to 1.05, the default here; for the code's configuration give
-    `--low 0.8 --high 1.2`. The code detaches a dropped token, so that its loss still counts in the value that is
+    Where they differ: the band of the code's configuration is 0.8 to 1.2 (variant authors, the default), that of the
+    text 0.95 to 1.05 (variant paper). The code detaches a dropped token, so that its loss still counts in the value that is
     logged; here it counts as 0. The gradient is the same, and dropped tokens stay in the denominator in both.
     On a file whose entropies are those of the policy that the step started from every ratio is 1 and nothing
     happens: run it as `update --mask live` with several mini-batches or epochs.
@@ -45,8 +48,9 @@ def erc(
         entropies: `[N]` H of the current policy, nats.
         old_entropies: `[N]` H of the policy that the step started from, nats.
         loss_mask: `[N]` True where the token is counted.
-        low: ratio at or below which a token is dropped.
-        high: ratio at or above which a token is dropped.
+        low: ratio at or below which a token is dropped; default 0.8 (authors) or 0.95 (paper).
+        high: ratio at or above which a token is dropped; default 1.2 (authors) or 1.05 (paper).
+        variant: the band of the authors' code or of the paper's text.
 
     Returns:
         Weights of 0 on the tokens dropped, 1 elsewhere.
@@ -54,6 +58,8 @@ def erc(
     Raises:
         UsageError: a bound is negative or not finite, or low lies above high.
     """
+    low = BANDS[variant][0] if low is None else low
+    high = BANDS[variant][1] if high is None else high
     require(0 <= low < math.inf, "--low", low, "be a finite number, 0 or above")
     require(0 <= high < math.inf, "--high", high, "be a finite number, 0 or above")
     require(low <= high, "--low", low, f"not lie above --high {high:g}")

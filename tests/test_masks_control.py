@@ -174,12 +174,15 @@ def test_bad_responses_that_the_policy_has_left_are_dropped() -> None:
     rollout = np.zeros(6)
     logp = np.array([-0.3, 0.0, -0.3, 0.0, -0.1, -0.05])
     A = np.array([-1.0, 1.0, 1.0, 1.0, -1.0, -1.0])
-    assert sequence(rollout, logp, A, yes(6), rows).weights.tolist() == [0, 1, 1, 1, 1, 1]
-    assert sequence(rollout, logp, A, yes(6), rows, delta=1e-4).weights.tolist() == [0, 1, 1, 1, 0, 0]
+    assert sequence(rollout, logp, logp, A, yes(6), rows).weights.tolist() == [0, 1, 1, 1, 1, 1]
+    assert sequence(rollout, logp, logp, A, yes(6), rows, delta=1e-4).weights.tolist() == [0, 1, 1, 1, 0, 0]
     mask = np.array([True, True, True, True, True, False])  # the mean is then 0.1: the bound itself is kept
-    assert sequence(rollout, logp, A, mask, rows).weights.tolist() == [0, 1, 1, 1, 1, 1]
-    assert sequence(rollout, -logp, A, yes(6), rows).weights.tolist() == [1] * 6
-    assert sequence(rollout, logp, 0 * A, yes(6), rows).weights.tolist() == [1] * 6
+    assert sequence(rollout, logp, logp, A, mask, rows).weights.tolist() == [0, 1, 1, 1, 1, 1]
+    assert sequence(rollout, -logp, logp, A, yes(6), rows).weights.tolist() == [1] * 6
+    assert sequence(rollout, logp, logp, 0 * A, yes(6), rows).weights.tolist() == [1] * 6
+    old = np.array([0.0, 0.0, 0.0, 0.0, 0.4, 0.4])  # slime's and Trinity-RFT's, where the step started
+    assert sequence(rollout, logp, old, A, yes(6), rows, anchor="old").weights.tolist() == [0, 1, 1, 1, 0, 0]
+    assert sequence(rollout, logp, logp, A, yes(6), rows, anchor="old").weights.tolist() == [1] * 6
 
 
 # verl 0.9.1 on the fixture of METHODS_CORE 14: x = log p_train - log p_rollout of three responses
@@ -502,7 +505,7 @@ CALLS = {
     steer: (T, T, T, T, B),
     entropic: (T, T, T, B, {}),
     probability: (T, T, B),
-    sequence: (T, T, T, B, np.zeros(2, int)),
+    sequence: (T, T, T, T, B, np.zeros(2, int)),
     importance: (T, T, B, np.zeros(2, int)),
     rejection: (T, T, B, np.zeros(2, int)),
     random: (np.zeros(2, np.uint64), T, B),

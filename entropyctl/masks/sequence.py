@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 
@@ -14,15 +15,17 @@ from entropyctl.masks._require import require
 def sequence(
     rollout_logprobs: Array,
     logprobs: Array,
+    old_logprobs: Array,
     advantages: Array,
     loss_mask: Array,
     row_of_token: Array,
     *,
     delta: float = 0.1,
+    anchor: Literal["rollout", "old"] = "rollout",
 ) -> Compiled:
     """Off-policy sequence mask: drop bad responses that the policy has moved away from.
 
-    keep_t = 0 where A_t < 0 and (1/|o_i|) sum_t log(p_rollout / p_current) > delta,  else 1
+    keep_t = 0 where A_t < 0 and (1/|o_i|) sum_t log(p_anchor / p_current) > delta,  else 1
 
     The mean is over the counted tokens of the response. What is dropped stays in the loss's denominator.
 
@@ -32,8 +35,10 @@ def sequence(
     Code: none of the authors; Trinity-RFT (delta 0.1), TRL (off_policy_mask_threshold, off by default) and slime
     (opsm_delta 1e-4).
 
-    Where they differ: the frameworks differ in delta, by a factor of 1000. The paper and TRL compare with the
-    probabilities of the engine that sampled, as is done here; slime compares with the trainer's at the step's start.
+    Where they differ: the frameworks differ in delta, by a factor of 1000, and in what they compare with: the paper
+    and TRL with the probabilities of the engine that sampled (anchor rollout, the default), Trinity-RFT and slime with
+    those of the trainer at the step's start (anchor old), which differ from the current ones from the second mini-batch
+    on: run it as `update --mask live`.
 
     Entropy: no fixed direction; it removes pushes against responses that have become unlikely, where a push spreads
     probability over everything else.
@@ -45,10 +50,12 @@ def sequence(
     Args:
         rollout_logprobs: `[N]` log p by the engine that sampled, nats.
         logprobs: `[N]` log p of the current policy, nats.
+        old_logprobs: `[N]` log p of the policy that the step started from, nats.
         advantages: `[N]` A.
         loss_mask: `[N]` True where the token is counted.
         row_of_token: `[N]` the response of each token.
         delta: largest mean log-ratio that a response with A < 0 may have, nats per token.
+        anchor: what the current policy is compared with, the engine that sampled or the policy at the step's start.
 
     Returns:
         Weights, 0 for what is dropped.
@@ -59,7 +66,7 @@ def sequence(
     require(0 <= delta < math.inf, "--delta", delta, "be a finite number, 0 or above")
     valid_N = np.asarray(loss_mask, bool)
     row_N = np.asarray(row_of_token)
-    drift_N = log_ratio(rollout_logprobs, logprobs, valid_N)
+    drift_N = log_ratio(rollout_logprobs if anchor == "rollout" else old_logprobs, logprobs, valid_N)
     gone_B = row_means(drift_N, row_N, valid_N) > delta
     drop_N = valid_N & (np.asarray(advantages) < 0) & gone_B[row_N]
     return removed(~drop_N, valid_N, counted=True)

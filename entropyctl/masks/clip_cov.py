@@ -44,7 +44,8 @@ def clip_cov(
     Where they differ: the code (variant verl, the default) has an open interval, takes at least one token and
     passes over tokens that PPO's clip holds already. The text (variant paper) has a closed interval, no minimum and no
     clip of the ratio. The code takes means and counts per micro-batch and draws from torch's global generator; here
-    they are of the step, and the draw depends on the seed and on the token alone. The code zeroes a dropped token's
+    they are of the step (of the mini-batch under `update --mask live`), and the draw depends on the seed and on the
+    token alone. The code zeroes a dropped token's
     loss, the text detaches it: the gradient is the same. Dropped tokens stay in the denominator in both.
 
     Entropy: keeps it from falling, because a step changes it by about -eta Cov(log p, A) and the largest terms go.

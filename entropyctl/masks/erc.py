@@ -33,8 +33,9 @@ def erc(
     Code: Kwai-Klear/ERC (its configuration has 0.8 and 1.2).
 
     Where they differ: the band of the code's configuration is 0.8 to 1.2 (variant authors, the default), that of the
-    text 0.95 to 1.05 (variant paper). The code detaches a dropped token, so that its loss still counts in the value that is
-    logged; here it counts as 0. The gradient is the same, and dropped tokens stay in the denominator in both.
+    text 0.95 to 1.05 (variant paper). The code detaches a dropped token, so that its loss still
+    counts in the value that is logged; here it counts as 0. The gradient is the same, and dropped tokens stay in the
+    denominator in both.
     On a file whose entropies are those of the policy that the step started from every ratio is 1 and nothing
     happens: run it as `update --mask live` with several mini-batches or epochs.
 

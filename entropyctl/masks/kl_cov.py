@@ -37,7 +37,9 @@ def kl_cov(
     verl's configuration has ratio 2e-4 and coefficient 0.1. SkyRL's default 0.2 is a fraction, 100 times the authors'.
     The code takes at least one token, the text floor(ratio N), which is none below 1 / ratio tokens.
     The code's penalty is |log p - log p_old|, the text writes KL(old || new): choose with `update --kl`. Both anchor to
-    the policy of the rollout, not to a reference. The code takes means and counts per micro-batch, here per step.
+    the policy of the rollout, not to a reference. The code takes means and counts per micro-batch; here they are
+    of the step, or of the mini-batch under `update --mask live`. Nothing asks for the sign: where all covariances are
+    negative, negative ones are penalised.
 
     Entropy: keeps it from falling, because a step changes it by about -eta Cov(log p, A) and the largest terms are
     held back.

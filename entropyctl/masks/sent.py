@@ -51,7 +51,11 @@ def sent(
     Its thresholds and coefficients were not found: without --tau-h, --tau-cov, --beta-low or --beta-high the code's
     number stands in for each. Which tokens its means run over was not found either; here T_low, as in the code.
     The shipped code gathers rows with an integer mask, so that its covariances belong to the wrong tokens; here the
-    selection is the one that was meant. The curriculum by semantic entropy is `select`, not a mask.
+    selection is the one that was meant. Its means and counts are over a micro-batch; here over the step, or over the
+    mini-batch under `update --mask live`. Without ppo_kl_coef in the configuration it takes 1. An older function of
+    the repository, low_entropy_kl_cov, penalises all of T_low and drops all other tokens; it is not here. A background
+    article adds KL and covariance as two terms of the loss, which neither does. The curriculum by semantic entropy,
+    whose script was not published, is `select`, not a mask.
 
     Entropy: keeps it from falling: the penalised tokens are those whose updates lower it most.
 

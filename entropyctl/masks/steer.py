@@ -40,7 +40,8 @@ def steer(
     Paper: Rethinking Entropy Interventions in RLVR: An Entropy Change Perspective, arXiv 2510.10150.
 
     Code: zz-haooo/STEER, compute_token_weights in core_algos.py (linear, w_min 0.8, w_max 1.2; the actor's
-    fallbacks are 0.95 and 1.05; the exponential run has w_min 0.8).
+    fallbacks are 0.95 and 1.05; the exponential run has w_min 0.8). Its loss is PPO with
+    `update --clip-low 0.2 --clip-high 0.28 --dual-clip 10`.
 
     Where they differ: the text has the exponential map alone, with max|Omega| itself below it; the linear map and
     the floor of 0.02 are of the code. Variant authors is the code; variant paper is exponential without a floor.

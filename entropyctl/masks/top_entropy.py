@@ -32,9 +32,11 @@ def top_entropy(
 
     Where they differ: the authors' code (variant authors, the default) divides the loss by the tokens that it keeps.
     Its gradient is 1/rho times that of the paper and of TRL (variant trl), which divide by all tokens. The code
-    ranks within a micro-batch, TRL over all ranks, the paper over the batch; here over the step. The code keeps an
-    exact number of tokens; TRL interpolates the quantile linearly and keeps all ties. Removed tokens keep the
-    penalties of other masks in variant trl, as in TRL; in variant authors they leave the loss with them.
+    ranks within a micro-batch, TRL over all ranks, the paper over the batch; here over the step, or over the mini-batch
+    under `update --mask live`. The code keeps an exact number of tokens; TRL interpolates the quantile linearly and
+    keeps all ties. Both penalise the distance from the reference on every token, removed ones too, and the authors'
+    entropy bonus is on every token as well, TRL's on the kept ones. Here removed tokens keep penalties and bonus in
+    variant trl, and leave the loss with them in variant authors.
 
     Entropy: the changes that low-entropy tokens make to it, of either sign, do not happen.
 

@@ -16,9 +16,20 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from entropyctl.errors import InputError
-from entropyctl.table.columns import codes, filled, flat_values, null_rows, one_chunk, row_lengths, row_values
+from entropyctl.table.columns import (
+    codes,
+    filled,
+    flat_values,
+    null_rows,
+    one_chunk,
+    row_lengths,
+    row_values,
+    values_or,
+)
 from entropyctl.table.columns import row_of_token as rows_of_tokens
+from entropyctl.table.conform import row_name
 from entropyctl.table.schema import known_column
+from entropyctl.table.types import is_list
 
 Array = npt.NDArray[Any]
 
@@ -73,7 +84,7 @@ def _input(rows: pa.Table, name: str, given: Mapping[str, Any]) -> Any:
         return given.get(name, {})
     if name in DERIVED:
         return DERIVED[name].make(rows)
-    if is_per_token(name):
+    if is_per_token(name) or (known_column(name) is None and is_list(rows[name].type)):
         values = flat_values(rows[name])
         return values.astype(bool) if name == "loss_mask" else values
     column = rows[name]
@@ -139,10 +150,10 @@ def token_key(rows: pa.Table) -> Array:
 
 def token_rewards(rows: pa.Table) -> Array:
     """`[N]` the reward of each token: the table's, or else the response's on its last counted token."""
-    if "token_rewards" in rows.column_names:
+    if "token_rewards" in rows.column_names and rows["token_rewards"].null_count == 0:
         return flat_values(rows["token_rewards"])
     mask_N, row_N = flat_values(rows["loss_mask"]).astype(bool), row_of_token(rows)
-    return spread_last(row_values(rows["reward"]), mask_N, row_N)
+    return values_or(rows, "token_rewards", spread_last(row_values(rows["reward"]), mask_N, row_N))
 
 
 def spread_last(values_B: Array, loss_mask_N: Array, row_N: Array) -> Array:
@@ -158,14 +169,18 @@ def rewards(rows: pa.Table) -> Array:
     """`[B, M]` the columns that are called `reward_...`, by name.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or one of a row is null.
     """
     names = sorted(name for name in rows.column_names if name.startswith(REWARD_PREFIX))
     if not names:
         raise InputError(
             f"no column '{REWARD_PREFIX}...' in the table; several rewards per response are columns reward_NAME"
         )
-    return np.stack([filled(one_chunk(rows[name])).astype(np.float64) for name in names], axis=1)
+    for name in names:
+        if (null_B := null_rows(rows[name])).any():
+            row = row_name(rows, int(null_B.argmax()))
+            raise InputError(f"row {row}: '{name}' is null; give every response each of its rewards")
+    return np.stack([row_values(rows[name]).astype(np.float64) for name in names], axis=1)
 
 
 def greedy(rows: pa.Table) -> Array:
@@ -177,36 +192,58 @@ def greedy(rows: pa.Table) -> Array:
 
 def step_correct(rows: pa.Table) -> Array:
     """`[N]` True where the token lies in a step that `step_labels` calls correct."""
-    from entropyctl.steps.labels import step_correct as of_labels
+    return in_correct_steps(rows["step_labels"], lengths(rows))
 
-    return of_labels(rows["step_labels"], lengths(rows))
+
+def in_correct_steps(column: pa.ChunkedArray | pa.Array, lengths_B: Array) -> Array:
+    """Which tokens lie in a step that is called correct.
+
+    Args:
+        column: `step_labels`, `[B]`; a null row has no correct token.
+        lengths_B: `[B]` tokens of each response.
+
+    Returns:
+        `[N]` bool, the rows behind one another.
+
+    Raises:
+        InputError: a step reaches beyond its response, or its place is null.
+    """
+    column = one_chunk(column)
+    steps = column.flatten()
+    fields = dict(zip((field.name for field in steps.type), steps.flatten(), strict=True))
+    row_S = np.repeat(np.arange(len(column)), row_lengths(column))
+    start_S, end_S = filled(fields["start"], -1).astype(np.int64), filled(fields["end"], -1).astype(np.int64)
+    bad = np.flatnonzero((start_S < 0) | (end_S < start_S) | (end_S > lengths_B[row_S]))
+    if len(bad):
+        row = int(row_S[bad[0]])
+        raise InputError(
+            f"row number {row} of the step: 'step_labels' has the tokens {start_S[bad[0]]} to {end_S[bad[0]]} of a "
+            f"response of {lengths_B[row]}; label it again with `entropyctl score --steps`"
+        )
+    correct_S = filled(fields["correct"], False)
+    first_B = np.cumsum(lengths_B) - lengths_B
+    change_N = np.zeros(int(lengths_B.sum()) + 1, np.int64)
+    np.add.at(change_N, (first_B[row_S] + start_S)[correct_S], 1)
+    np.add.at(change_N, (first_B[row_S] + end_S)[correct_S], -1)
+    return np.cumsum(change_N)[:-1] > 0
 
 
 def base_mask(rows: pa.Table) -> Array:
     """`[N]` the loss mask as it was before any mask."""
-    mask_N = flat_values(rows["loss_mask"]).astype(bool)
-    if "base_mask" not in rows.column_names:
-        return mask_N
-    kept_N = np.ones(len(mask_N), bool)
-    kept_N[np.repeat(~null_rows(rows["base_mask"]), lengths(rows))] = flat_values(rows["base_mask"])
-    return kept_N
+    return values_or(rows, "base_mask", True) if "base_mask" in rows.column_names else flat_values(rows["loss_mask"])
 
 
 def weights(rows: pa.Table) -> Array:
     """`[N]` the weight that the masks before have given each token; 1 where there were none."""
-    found_N = np.ones(lengths(rows).sum(), np.float32)
-    if "weights" in rows.column_names:
-        found_N[np.repeat(~null_rows(rows["weights"]), lengths(rows))] = flat_values(rows["weights"])
-    return found_N
+    return values_or(rows, "weights", np.float32(1))
 
 
 def _old(name: str) -> Derived:
-    """The statistic of the policy that the step started from: the table's own column unless it was scored again."""
+    """The statistic of the policy that the step started from: the row's own unless it was scored again."""
     old = f"old_{name}"
 
     def make(rows: pa.Table) -> Array:
-        has = old in rows.column_names and not null_rows(rows[old]).any()
-        return flat_values(rows[old if has else name])
+        return values_or(rows, old if old in rows.column_names else name, flat_values(rows[name]))
 
     return Derived((name,), (old,), make)
 

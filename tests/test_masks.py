@@ -217,7 +217,9 @@ def test_without_advantages_the_summary_says_less() -> None:
     summary = MaskSummary()
     apply_mask(small().drop_columns(["advantages"]), none, {}, summary)
     assert summary.as_dict() == {"tokens": 4, "masked_fraction": 0.0}
-    apply_mask(small(s_star=[[0.5, -0.5], None, [0.25, 0.0, -0.25]]), none, {}, MaskSummary())
+    apply_mask(small(s_star=[[0.5, -0.5], None, [0.25, 0.0, -0.25]]), none, {}, (summary := MaskSummary()))
+    assert [name for name in summary.as_dict() if "change" in name] == []  # and not that it would be 0
+    assert "masked_fraction_positive" in summary.as_dict()
 
 
 def test_a_weight_that_was_not_computed_counts_as_one() -> None:

@@ -18,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entropyctl.errors import InputError, UsageError
+from entropyctl.inputs import in_correct_steps
 from entropyctl.steps._http import parse_address
 from entropyctl.steps._question import Question, messages
 from entropyctl.steps.judge import open_judge
-from entropyctl.steps.labels import labels_column, step_correct, step_label
+from entropyctl.steps.labels import labels_column, step_label
 from entropyctl.steps.split import cuts_of, split_steps, token_texts
 from entropyctl.table import read
 
@@ -146,15 +147,15 @@ def test_tokens_of_correct_steps() -> None:
     ]
     column = labels_column(labels)
     expected = [False, False, True, *[False] * 4, True, False]
-    assert step_correct(column, np.array([3, 4, 0, 2])).tolist() == expected
-    assert step_correct(pa.chunked_array([column.slice(3)]), np.array([2])).tolist() == [True, False]
-    assert step_correct(column.slice(1, 1), np.array([4])).tolist() == [False] * 4
+    assert in_correct_steps(column, np.array([3, 4, 0, 2])).tolist() == expected
+    assert in_correct_steps(pa.chunked_array([column.slice(3)]), np.array([2])).tolist() == [True, False]
+    assert in_correct_steps(column.slice(1, 1), np.array([4])).tolist() == [False] * 4
 
 
 def test_a_step_beyond_its_response_is_refused() -> None:
     column = labels_column([[step_label((0, 3), judge="correct")]])
     with pytest.raises(InputError, match="0 to 3 of a response of 2"):
-        step_correct(column, np.array([2]))
+        in_correct_steps(column, np.array([2]))
 
 
 def test_the_mark_of_a_fence_is_in_none_of_the_texts_it_fences() -> None:

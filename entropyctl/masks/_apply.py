@@ -15,7 +15,7 @@ from entropyctl.inputs import inputs
 from entropyctl.masks._compiled import Array, Compiled
 from entropyctl.masks._moments import TOKENS_PER_BLOCK
 from entropyctl.registry import inputs_of
-from entropyctl.table.columns import flat_values, list_column, null_rows, row_lengths, row_of_token, with_column
+from entropyctl.table.columns import flat_values, list_column, row_lengths, row_of_token, values_or, with_column
 
 COLUMNS = ("weights", "kl_coefs", "loss_mask", "base_mask")
 
@@ -58,6 +58,7 @@ class MaskSummary:
     change_before: float = 0.0
     change_after: float = 0.0
     has_advantages: bool = True
+    has_scores: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """Fractions removed, by sign of advantage, and the predicted change of entropy per token at eta = 1.
@@ -65,12 +66,16 @@ class MaskSummary:
         All is said of this mask alone. `tokens` are those that the incoming loss mask counts, and the predicted
         change is per such token, before with the weights that came in. Fractions are of those among them that still
         pulled, with an incoming weight other than 0; one that an earlier mask had removed is not removed again.
+        Nothing is said by sign without `advantages`, nor of a change without `s_star` and `expected_s` beside them.
         """
         found: dict[str, Any] = {"tokens": self.tokens, "masked_fraction": self.removed / max(self.pulling, 1)}
         if self.has_advantages:
             found |= {
                 "masked_fraction_positive": self.positive_removed / max(self.positive, 1),
                 "masked_fraction_negative": self.negative_removed / max(self.negative, 1),
+            }
+        if self.has_advantages and self.has_scores:
+            found |= {
                 "predicted_change_before": self.change_before / max(self.tokens, 1),
                 "predicted_change_after": self.change_after / max(self.tokens, 1),
             }
@@ -84,6 +89,7 @@ class MaskSummary:
         self.pulling += int(np.count_nonzero(pulling_N))
         self.removed += int(np.count_nonzero(gone_N))
         self.has_advantages &= _is_computed(rows, "advantages")
+        self.has_scores &= _is_computed(rows, "s_star") and _is_computed(rows, "expected_s")
         if not self.has_advantages:
             return
         advantages_N = flat_values(rows["advantages"])
@@ -91,7 +97,7 @@ class MaskSummary:
             setattr(self, name, getattr(self, name) + int(np.count_nonzero(pulling_N & side_N)))
             removed = int(np.count_nonzero(gone_N & side_N))
             setattr(self, f"{name}_removed", getattr(self, f"{name}_removed") + removed)
-        if _is_computed(rows, "s_star") and _is_computed(rows, "expected_s"):
+        if self.has_scores:
             scores = (advantages_N, flat_values(rows["s_star"]), flat_values(rows["expected_s"]))
             for start in range(0, len(advantages_N), TOKENS_PER_BLOCK):
                 at = slice(start, start + TOKENS_PER_BLOCK)
@@ -191,11 +197,4 @@ def _is_computed(rows: pa.Table, name: str) -> bool:
 
 
 def _column(rows: pa.Table, name: str, missing: float) -> Array | None:
-    if name not in rows.column_names:
-        return None
-    if rows[name].null_count == 0:
-        return flat_values(rows[name])
-    lengths_B = row_lengths(rows["loss_mask"])
-    values_N = np.full(lengths_B.sum(), missing, np.float32)
-    values_N[np.repeat(~null_rows(rows[name]), lengths_B)] = flat_values(rows[name])
-    return values_N
+    return values_or(rows, name, np.float32(missing)) if name in rows.column_names else None

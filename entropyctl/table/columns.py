@@ -99,6 +99,23 @@ def flat_values(column: pa.ChunkedArray | pa.Array) -> Array:
     return buffer_view(values, number_type(values.type))
 
 
+def values_or(rows: pa.Table, name: str, missing: npt.ArrayLike) -> Array:
+    """A column's number for every token, `[N]`; `missing` where a row's is null, and where there is no such column.
+
+    Args:
+        rows: with `loss_mask`, which says how many tokens a row has.
+        name: a per-token column.
+        missing: a number for each token, or one for all.
+    """
+    if name in rows.column_names and rows[name].null_count == 0:
+        return flat_values(rows[name])
+    lengths_B = row_lengths(rows["loss_mask"])
+    found_N = np.array(np.broadcast_to(missing, lengths_B.sum()))
+    if name in rows.column_names:
+        found_N[np.repeat(~null_rows(rows[name]), lengths_B)] = flat_values(rows[name])
+    return found_N
+
+
 def list_items(array: pa.Array) -> pa.Array:
     """All lists' items behind one another; those that lie under a null list are left out."""
     if len(array) == 0 or not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):

@@ -41,13 +41,12 @@ def archer(
     those of the policy that the step started from every ratio is 1, and nothing is held.
 
     Where they differ: the code (variant authors, the default) divides the penalty by the low-entropy tokens alone;
-    under the token mean that is coef N / N_low for each, over the micro-batch there and over the step, or the
-    live mini-batch, here. The text (variant paper) has coef, and counts a token at the quantile itself as high. The names of the two sets are swapped
-    in the code, the numbers are not. Its configuration has four bounds; the lower and the upper one of a set are
-    equal in the authors' scripts and are one here. A token that is held has loss 0 here and its clipped loss there; the
-    gradient is the same. The authors penalise the distance to the
-    reference policy, which is `update --kl-to ref`. The authors' later
-    Archer2.0 (wide clip 0.4) is another loss and is not this.
+    under the token mean that is coef N / N_low for each, over the micro-batch there and over the step, or the live
+    mini-batch, here. The text (variant paper) has coef, and counts a token at the quantile itself as high. The names
+    of the two sets are swapped in the code, the numbers are not. Its configuration has four bounds; the lower and the
+    upper one of a set are equal in the authors' scripts and are one here. A token that is held has loss 0 here and its
+    clipped loss there; the gradient is the same. The authors penalise the distance to the reference policy, which is
+    `update --kl-to ref`. The authors' later Archer2.0 (wide clip 0.4) is another loss and is not this.
 
     Entropy: low-entropy tokens change it little; high-entropy ones may change it further, in either direction.
 

@@ -27,7 +27,7 @@ def step(**columns: Any) -> pa.Table:
     return pa.table(rows)
 
 
-def one(rows: pa.Table, name: str) -> list[float]:
+def one(rows: pa.Table, name: str) -> Any:
     (found,) = inputs(rows, [name])
     return np.asarray(found).tolist()
 

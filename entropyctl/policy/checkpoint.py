@@ -62,7 +62,22 @@ def load_critic(policy: Policy, dtype: torch.dtype, device: torch.device) -> Any
         InputError: the directory holds no such model.
     """
     check_critic_labels(policy)
-    return _load(transformers.AutoModelForTokenClassification, policy, dtype, device, CRITIC)
+    return load_classifier(policy, dtype, device, CRITIC)
+
+
+def load_classifier(policy: Policy, dtype: torch.dtype, device: torch.device, wanted: str) -> Any:
+    """A token classifier, in evaluation mode.
+
+    Args:
+        policy: the checkpoint.
+        dtype: number type of the weights.
+        device: where to compute.
+        wanted: what the checkpoint must be, for the message.
+
+    Raises:
+        InputError: the directory holds no such model.
+    """
+    return _load(transformers.AutoModelForTokenClassification, policy, dtype, device, wanted)
 
 
 CRITIC = "a token-classification checkpoint with one label, such as examples/critic_from_policy.py makes of a policy"

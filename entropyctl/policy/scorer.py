@@ -179,7 +179,7 @@ def open_scorers(
     """
     allow = source.allow_mismatch
     found = {
-        role: check_sampler(source, path, allow) if role == "policy" else check_tokenizer(source, path, allow)
+        role: (check_sampler if role == "policy" else check_tokenizer)(source, find_policy(path), allow)
         for role, path in paths.items()
         if path is not None
     }
@@ -214,18 +214,18 @@ def loader(role: str, policy: Policy, dtype: str, device: str) -> Callable[[], S
     return lambda: split_model(load_model(policy, kind, where))
 
 
-def check_sampler(source: Source, path: str, allow: tuple[str, ...]) -> Policy:
+def check_sampler(source: Source, policy: Policy, allow: tuple[str, ...]) -> Policy:
     """The policy to score with, if it is the one that sampled the rows.
 
     Args:
         source: rollouts.
-        path: the `--policy` argument.
+        policy: the policy.
         allow: fields that may differ: `policies` (score with another policy), `tokenizer`.
 
     Raises:
         MismatchError: another policy or tokenizer sampled.
     """
-    policy = check_tokenizer(source, path, allow)
+    check_tokenizer(source, policy, allow)
     sampled = source.context.get("policies", {})
     if sampled and set(sampled.values()) != {policy.digest} and "policies" not in allow:
         versions = ", ".join(f"version {v} ({digest[:12]})" for v, digest in sampled.items())
@@ -236,23 +236,22 @@ def check_sampler(source: Source, path: str, allow: tuple[str, ...]) -> Policy:
     return policy
 
 
-def check_tokenizer(source: Source, path: str, allow: tuple[str, ...]) -> Policy:
-    """The checkpoint that a path means, if it reads text as the policy that sampled the rows does.
+def check_tokenizer(source: Source, policy: Policy, allow: tuple[str, ...]) -> Policy:
+    """A checkpoint, if it reads text as the policy that sampled the rows does.
 
     Args:
         source: rollouts.
-        path: a checkpoint, or a directory of versions.
+        policy: the checkpoint.
         allow: fields that may differ: `tokenizer`.
 
     Raises:
         MismatchError: another tokenizer sampled.
     """
-    policy = find_policy(path)
-    tokenizer = source.context.get("tokenizer")
-    if tokenizer not in (None, policy.tokenizer_digest) and "tokenizer" not in allow:
+    sampled = source.context.get("tokenizer")
+    if sampled not in (None, policy.tokenizer_digest) and "tokenizer" not in allow:
         raise MismatchError(
             f"{source.path}: was sampled with another tokenizer than that of {policy.directory}; "
-            "give a model with the same one, or --allow-mismatch tokenizer"
+            "give one with the same, or --allow-mismatch tokenizer"
         )
     return policy
 

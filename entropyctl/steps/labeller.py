@@ -13,9 +13,10 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
-from entropyctl.errors import EngineError, MismatchError, UsageError
+from entropyctl.errors import EngineError, UsageError
 from entropyctl.policy import Policy, find_policy
 from entropyctl.policy.checkpoint import load_tokenizer
+from entropyctl.policy.scorer import check_tokenizer
 from entropyctl.policy.versions import LATEST
 from entropyctl.progress import progress
 from entropyctl.steps._question import FAILURES, INSTRUCTIONS, OUTCOMES, Answer, Question
@@ -204,14 +205,10 @@ def open_labeller(
 
 
 def _decoder(source: Source, path: str, allow: tuple[str, ...]) -> Decode:
+    # A directory that holds a tokenizer and no model will do.
     policy = find_policy(path) if (Path(path) / LATEST).exists() else Policy(Path(path), 0)
     tokenizer = load_tokenizer(policy)
-    sampled = source.context.get("tokenizer")
-    if sampled not in (None, policy.tokenizer_digest) and "tokenizer" not in allow:
-        raise MismatchError(
-            f"{source.path}: was sampled with another tokenizer than that of {policy.directory}; "
-            "give the one that it was sampled with, or --allow-mismatch tokenizer"
-        )
+    check_tokenizer(source, policy, allow)
 
     @lru_cache(maxsize=REMEMBERED)
     def text(ids: tuple[int, ...]) -> str:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import transformers
 
 from entropyctl.errors import EngineError, InputError
 from entropyctl.policy import Policy, find_policy
-from entropyctl.policy.checkpoint import load_tokenizer, parse_device, parse_dtype
+from entropyctl.policy.checkpoint import load_classifier, load_tokenizer, parse_device, parse_dtype
 from entropyctl.steps._question import Question
 from entropyctl.tokenstats.batches import token_batches
 
@@ -96,22 +95,8 @@ def open_step_model(path: str, *, dtype: str, device: str, token_budget: int) ->
         InputError: it is no such checkpoint.
     """
     policy = find_policy(path)
-    try:
-        model, found = transformers.AutoModelForTokenClassification.from_pretrained(
-            policy.directory,
-            dtype=parse_dtype(dtype),
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"{path}: cannot be loaded ({reason}); give a token-classification checkpoint") from error
-    if missing := sorted(found["missing_keys"]):
-        # The library would fill them with random numbers.
-        raise InputError(f"{path}: has no weights for {missing[0]}; give a token-classification checkpoint")
+    model = load_classifier(policy, parse_dtype(dtype), parse_device(device), "a token-classification checkpoint")
     if model.config.num_labels not in (1, 2):
         labels = model.config.num_labels
         raise InputError(f"{path}: has {labels} labels; a process reward model has one, or two with 'correct' last")
-    return StepModel(policy, model.to(parse_device(device)).eval(), load_tokenizer(policy), token_budget)
+    return StepModel(policy, model, load_tokenizer(policy), token_budget)

@@ -27,6 +27,7 @@ from entropyctl.masks import compile_mask, lay_over
 from entropyctl.masks._apply import COLUMNS as LAID
 from entropyctl.masks._apply import Laid, laid_on, lay
 from entropyctl.memory import Memory
+from entropyctl.metrics import PastMetrics
 from entropyctl.table.columns import list_column, row_lengths, with_column
 
 Array = npt.NDArray[Any]
@@ -80,17 +81,17 @@ class Tokens(NamedTuple):
 class Forecast:
     """Running totals over steps; add them, then ask for `as_dict`."""
 
-    def __init__(self, eta: float, masks: Masks, history: Mapping[str, Array] | None = None) -> None:
+    def __init__(self, eta: float, masks: Masks, history: PastMetrics | None = None) -> None:
         """Begin.
 
         Args:
             eta: step size on the logits.
             masks: masks by the text that names them, to lay on the rows as they are, each by itself.
-            history: metrics of earlier steps, for masks that read them.
+            history: metrics of earlier steps, for masks that read them; each step sees those before it, as in `mask`.
         """
         self.eta = eta
         self._masks = {AS_IS: (), **masks}
-        self._history = {"history": dict(history)} if history else {}
+        self._history = history or PastMetrics(None)
         self._functions = {spec.name: registry.load_function("masks", spec.name) for spec in _specs(masks)}
         self._memories = {
             name: [Memory(None, f"mask {spec.name}", spec.params) for spec in specs]
@@ -134,8 +135,9 @@ class Forecast:
         """What lies on the tokens under a mask, or under several as a pipe of them would lay it."""
         laid = laid_on(rows)
         specs = self._masks[name]
+        history = self._history.before(number) if specs else {}
         for index, (spec, memory) in enumerate(zip(specs, self._memories[name], strict=True)):
-            given = self._history | {"state": memory.before(number)}
+            given = {"history": history, "state": memory.before(number)}
             try:
                 compiled = compile_mask(rows, self._functions[spec.name], spec.params, given)
             except UsageError as error:
@@ -190,14 +192,14 @@ def _difficulty(rows: pa.Table) -> Array:
 
 def _populations(rows: pa.Table, tokens: Tokens, level_B: Array) -> tuple[Of, tuple[Of, ...]]:
     """The counted tokens of the step, and those of each difficulty."""
-    group_B = group(rows)
+    group_B, sampled_B = group(rows), ~greedy(rows)
 
     def of(row_B: Array) -> Of:
         chosen_N = tokens.laid.loss_mask & row_B[tokens.row]
         A = tokens.advantages[chosen_N]
         return Of(
             len(np.unique(group_B[row_B])),
-            int(np.count_nonzero(row_B)),
+            int(np.count_nonzero(row_B & sampled_B)),
             len(A),
             int(np.count_nonzero(A)),
             comoments(A, tokens.centred[chosen_N], tokens.logprobs[chosen_N]),

@@ -70,7 +70,7 @@ def _value(where: str, text: str, kind: Any) -> Any:
     """The value that a text means for a parameter of some type.
 
     Raises:
-        UsageError: none.
+        UsageError: it means no value of that type.
     """
     kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     for one in kinds:

@@ -68,7 +68,7 @@ def forecast(
 
     from entropyctl.forecast import NEW, Forecast, columns_for
     from entropyctl.mask_specs import parse_masks
-    from entropyctl.metrics import read_history
+    from entropyctl.metrics import PastMetrics, read_history
     from entropyctl.table import new_record, read, write
 
     specs = parse_masks("--masks", masks) if masks is not None else {}
@@ -76,7 +76,7 @@ def forecast(
     facts = step_size(lr, metrics, history)
     needed, wanted = columns_for(specs)
     record = new_record("forecast", {"lr": facts["learning_rate"], "masks": masks, "history": history})
-    found = Forecast(facts["eta"], specs, metrics)
+    found = Forecast(facts["eta"], specs, PastMetrics(history))
     with ExitStack() as stack:
         allowed = tuple(allow_mismatch or ())
         source = stack.enter_context(read(inputs or ["-"], columns=wanted, needs=needed, allow_mismatch=allowed))

@@ -171,6 +171,7 @@ def test_a_greedy_baseline_row_is_no_sample_of_the_pass_rate(cli: Cli, tmp_path:
     block = forecast(cli, write_table(tmp_path / "a.parquet", by_hand(greedy=greedy)), "--lr", 0.5)["all"]
     assert (block["difficulty"]["hard"]["prompts"], block["difficulty"]["medium"]["prompts"]) == (0, 1)
     assert block["under"]["as is"]["by_difficulty"]["medium"] == pytest.approx(0.125 / 6)
+    assert (block["responses"], block["difficulty"]["medium"]["responses"]) == (4, 2)
 
 
 def test_a_step_with_nothing_counted_is_zero_and_no_nan(cli: Cli, tmp_path: Path) -> None:
@@ -210,6 +211,16 @@ def test_under_a_mask_the_forecast_is_what_the_mask_itself_predicts(cli: Cli, ad
         assert found["as is"]["total"] == pytest.approx(summary["predicted_change_before"], rel=1e-6)
         assert found[spec]["total"] == pytest.approx(summary["predicted_change_after"], rel=1e-6)
         assert found[spec]["total"] != found["as is"]["total"]
+
+
+def test_a_mask_sees_the_metrics_before_its_step_alone(cli: Cli, advantaged: str, tmp_path: Path) -> None:
+    history = metrics(tmp_path, [-3e-4, 6e-4])  # of steps 1 and 2, which are those of the table; the slope is 3
+    found = forecast(cli, advantaged, "--lr", 1, "--history", history, "--masks", "budget:target-change=1e-5")
+    ran = cli(
+        "mask", "budget", "--target-change", "1e-5", "--history", history, advantaged, "-o", "m.parquet", "--json"
+    )
+    expected = 3 * json.loads(ran.text)["predicted_change_after"]
+    assert found["all"]["under"]["budget:target-change=1e-5"]["total"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_composed_masks_are_those_of_the_pipe(cli: Cli, advantaged: str) -> None:

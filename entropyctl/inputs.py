@@ -22,6 +22,7 @@ from entropyctl.table.columns import (
     flat_values,
     null_rows,
     one_chunk,
+    row_column,
     row_lengths,
     row_values,
     values_or,
@@ -193,6 +194,12 @@ def greedy(rows: pa.Table) -> Array:
 def step_correct(rows: pa.Table) -> Array:
     """`[N]` True where the token lies in a step that `step_labels` calls correct."""
     return in_correct_steps(rows["step_labels"], lengths(rows))
+
+
+def samples(rows: pa.Table) -> pa.Table:
+    """The rows without greedy baseline rows, which are no draws of the policy."""
+    greedy_B = greedy(rows)
+    return rows.take(row_column(np.flatnonzero(~greedy_B), pa.int64())) if greedy_B.any() else rows
 
 
 def in_correct_steps(column: pa.ChunkedArray | pa.Array, lengths_B: Array) -> Array:

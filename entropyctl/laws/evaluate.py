@@ -11,20 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from entropyctl.errors import InputError, UsageError
-from entropyctl.inputs import same_answer
+from entropyctl.inputs import same_answer, samples
 from entropyctl.laws._answers import Clusters, mean_logprobs, uncertainty
 from entropyctl.laws._student import mean_interval
 from entropyctl.laws.pass_at_k import majority_correct, pass_curve
 from entropyctl.table import notice
-from entropyctl.table.columns import (
-    column_from,
-    filled,
-    flat_values,
-    one_chunk,
-    row_column,
-    row_lengths,
-    row_of_token,
-)
+from entropyctl.table.columns import column_from, flat_values, row_lengths, row_of_token
 from entropyctl.table.conform import row_name
 from entropyctl.table.schema import load_schema
 
@@ -97,7 +89,7 @@ def evaluate(steps: Iterable[pa.Table], path: str = "the input", announce: Calla
     problems: dict[tuple[int, str], _Problem] = {}
     left_out = 0
     for rows in steps:
-        drawn = _drawn(rows)
+        drawn = samples(rows)
         left_out += rows.num_rows - drawn.num_rows
         _count(problems, drawn, path)
     if left_out:
@@ -111,13 +103,6 @@ def evaluate(steps: Iterable[pa.Table], path: str = "the input", announce: Calla
         row |= {"semantic_entropy": entropy, "semantic_entropy_of": of_answers.source}
     columns = load_schema("evals").columns
     return pa.table({c.name: column_from([row[c.name] for row in counted], c.arrow_type) for c in columns})
-
-
-def _drawn(rows: pa.Table) -> pa.Table:
-    """The rows that are no greedy baseline."""
-    if "greedy" not in rows.column_names:
-        return rows
-    return rows.filter(row_column(~filled(one_chunk(rows["greedy"]), False), pa.bool_()))
 
 
 def _count(problems: dict[tuple[int, str], _Problem], rows: pa.Table, path: str) -> None:

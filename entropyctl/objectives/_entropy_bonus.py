@@ -1,7 +1,7 @@
 """Coefficients of an entropy bonus that follow the entropy: Skywork-OR1's and TRL's.
 
-The bonus is loss -= active * coef * mean entropy. Both rules are called once per optimiser step with the entropy that
-was measured last, and differ in what they do at the target itself.
+The bonus is loss -= active * coef * mean entropy. Both rules move the coefficient by the entropy that was measured
+last: Skywork-OR1's once a step, TRL's once an optimiser step. They differ in what they do at the target itself.
 """
 
 from __future__ import annotations

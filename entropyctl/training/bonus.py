@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Literal
 
 from entropyctl.errors import UsageError
@@ -28,7 +29,7 @@ class EntropyBonus:
     target: float = 0.2
     delta: float | None = None
     largest: float | None = None
-    active: bool = True
+    active: bool = field(init=False)
 
     def __post_init__(self) -> None:
         """Fill in the controller's defaults and refuse what makes no sense.
@@ -65,8 +66,7 @@ class EntropyBonus:
         if self.control == "trl":
             self._move(trl, entropy)
 
-    def _move(self, rule: object, entropy: float) -> None:
-        assert callable(rule)
+    def _move(self, rule: Callable[..., tuple[float, bool]], entropy: float) -> None:
         self.coef, self.active = rule(
             self.coef, entropy, target=self.target, delta=self.delta, low=0.0, high=self.largest
         )

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from entropyctl.errors import UsageError
-from entropyctl.masks import Compiled, apply_mask, clip_b, kl_cov, steer
+from entropyctl.masks import Compiled, apply_mask, archer, clip_b, clip_cov, erc, kl_cov, sent, steer
 from entropyctl.objectives import kl_penalty, ppo, reinforce, token_coefficients
 from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_model
@@ -83,6 +83,40 @@ def test_a_live_mask_sees_the_policy_as_it_is_now(model: Any, tmp_path: Path) ->
     old = np.concatenate([np.asarray(row) for row in before["loss_mask"].to_pylist()])
     assert np.array_equal(live.loss_mask, wanted)
     assert (wanted & ~old).any(), "a token that the file had removed is back, from base_mask"
+
+
+@pytest.mark.parametrize(
+    ("function", "params"),
+    [
+        (clip_cov, {"ratio": 0.3, "lower": 0.0, "upper": 99.0, "clip_low": 0.2, "clip_high": 0.2}),
+        (kl_cov, {"ratio": 0.3}),
+        (steer, {"w_min": 0.3}),
+        (erc, {"low": 0.9, "high": 1.1}),
+        (archer, {"quantile": 0.5}),
+        (sent, {"cov_ratio": 0.3, "low_fraction": 0.6}),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_what_compares_two_policies_sees_the_old_one_and_the_one_in_training(
+    model: Any, function: Callable[..., Compiled], params: dict[str, Any]
+) -> None:
+    rows = rescored(model)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(1.5)
+    now = rescored(model)
+    half = np.flatnonzero(np.arange(rows.num_rows) % 2)  # a mini-batch
+    current = rows.take(half)
+    for name in ("logprobs", "entropies"):
+        current = with_column(current, f"old_{name}", current[name])
+        current = with_column(current, name, now[name].take(half))
+    expected = read_batch(apply_mask(current, function, params), ("advantages",))
+    masks = (LiveMask("m", function, params),)
+    live = masked_now(split_model(model), live_batch(rows, masks).take(half), masks, make_recipe())
+    np.testing.assert_allclose(live.weights, expected.weights, rtol=1e-3)
+    np.testing.assert_allclose(live.kl_coefs, expected.kl_coefs)
+    saved = read_batch(apply_mask(rows.take(half), function, params), ("advantages",))
+    moved = np.abs(live.weights - saved.weights) + np.abs(live.kl_coefs - saved.kl_coefs)
+    assert moved.max() > 1e-3, "it is not what the file has"
 
 
 def test_live_masks_compose_in_the_order_of_the_file(model: Any) -> None:

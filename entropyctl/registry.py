@@ -148,14 +148,16 @@ def load_function(kind: str, name: str) -> Callable[..., Any]:
     """The function behind a method's name.
 
     Raises:
-        UsageError: no such name; the message lists the known ones.
+        UsageError: no such name (the message lists the known ones), or its module lacks the function.
     """
     found = load_module(kind, name)
     if found is None:
         raise UsageError(f"there is no '{name}' in {kind}; known: {', '.join(names(kind))}")
     if callable(found):
         return found
-    function = getattr(found, function_name(name))
+    function = getattr(found, function_name(name), None)
+    if not callable(function):
+        raise UsageError(f"{kind} '{name}': its module {found.__name__} has no function {function_name(name)}; add it")
     return function
 
 

@@ -45,7 +45,9 @@ def mask(
     needed = [*needs(reads), "loss_mask"]
     # The summary's prediction wants these where they are; a mask that needs no advantages runs without.
     wanted = [*needed, *optional(reads), "advantages", "s_star", "expected_s", *COLUMNS] if only_new else None
-    record = new_record(f"mask {method}", params)
+    # Files that decide the numbers beside the parameters, which a live mask is called with again.
+    files = {k: v for k, v in (("history", history), ("state", state)) if v}
+    record = new_record(f"mask {method}", params, **files)
     summary, memory = MaskSummary(), Memory(state, f"mask {method}", params)
     past = PastMetrics(history)
     with (

@@ -177,7 +177,7 @@ def other_package(tmp_path: Path) -> dict[str, str]:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[entropyctl.stages]\nshuffle = other:shuffle\nmask = other:shuffle\nbroken = other.nothing:run\n"
-        "[entropyctl.masks]\nhalf = other:half\nclip-v = other:half\n"
+        "[entropyctl.masks]\nhalf = other:half\nclip-v = other:half\nquarter = other\n"
     )
     (site / "other.py").write_text(
         "from entropyctl.masks import Compiled\n"
@@ -205,6 +205,8 @@ def test_a_method_of_another_package_has_flags_like_our_own(
     listed = cli("mask", "--help", env=other_package).text
     assert re.search(r"^  half +Half: every weight is the same\. \(from other\)$", listed, re.M), listed
     assert "the weight." in cli("mask", "half", "--help", env=other_package).text
+    lacking = cli("mask", "quarter", "scored.parquet", "-o", "out.parquet", env=other_package)
+    assert (lacking.code, "its module other has no function quarter; add it" in lacking.line) == (1, True), lacking
     ran = cli("mask", "half", "scored.parquet", "--factor", "0.25", "-o", "out.parquet", env=other_package)
     assert ran.code == 0, ran
     with read([str(tmp_path / "out.parquet")]) as source:

@@ -101,12 +101,24 @@ Reduction = Annotated[
     str | None,
     typer.Option(
         metavar="MODE",
-        help="token-mean, token-sum, seq-mean-token-sum, seq-mean-token-mean or seq-mean-token-sum-norm; by default "
-        "what the objective's authors use.",
+        help="token-mean, token-sum, seq-mean-token-sum, seq-mean-token-mean, seq-mean-token-sum-norm (Dr.GRPO) "
+        "or token-sum-norm (the same without the mean over responses, as Trinity-RFT has it, and verl until 0.6.1); "
+        "by default what the objective's authors use.",
     ),
 ]
 Norm = Annotated[
-    float | None, typer.Option(metavar="X", help="Constant of seq-mean-token-sum-norm: the longest response.")
+    float | None,
+    typer.Option(
+        metavar="X", help="Constant of the two -norm: the longest possible response; by default the longest there is."
+    ),
+]
+AllRows = Annotated[
+    bool,
+    typer.Option(
+        "--all-rows",
+        help="Let means over responses count those that lost all their tokens too, as verl's trainer, TRL and "
+        "Trinity-RFT do.",
+    ),
 ]
 _KL_KINDS = "k1|k2|k3|abs[+]"
 Kl = Annotated[

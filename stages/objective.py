@@ -8,6 +8,9 @@ from typing import Any
 from entropyctl import commands, methods
 from entropyctl.commands import AllowMismatch, Inputs, Json, OnlyNew, Output, Quiet, Tee
 
+# What the loss of `update` has beside the objective.
+NAMES = ("norm", "all_rows", "kl", "kl_coef", "kl_to", "ref_kl", "ref_kl_coef")
+
 
 def run(argv: list[str]) -> int:
     """The `entropyctl objective` command."""
@@ -24,6 +27,7 @@ def objective(
     only_new: OnlyNew = False,
     reduction: commands.Reduction = None,
     norm: commands.Norm = None,
+    all_rows: commands.AllRows = False,
     kl: commands.Kl = "k3",
     kl_coef: commands.KlCoef = 0.0,
     kl_to: commands.KlTo = "old",
@@ -39,7 +43,7 @@ def objective(
     training, old_logprobs (`score --policy NEW --keep-old`) of the one that the step started from. A step is one
     mini-batch. Writes loss_terms and loss_gradients.
     """
-    options = {k: v for k, v in locals().items() if k in ("norm", "kl", "kl_coef", "kl_to", "ref_kl", "ref_kl_coef")}
+    options = {k: v for k, v in locals().items() if k in NAMES}
     from functools import partial
 
     from entropyctl.objectives import default_reduction
@@ -52,6 +56,7 @@ def objective(
     once: dict[str, Any] = {"mini_batches": 1, "epochs": 1, "grad_clip": 1.0, "token_budget": 1, "dtype": "float32"}
     recipe = Recipe(objective=partial(function, **params), **options, **once)
     needed, wanted = columns_for(recipe.reads, ALWAYS)
+    wanted.append("greedy")
     record = new_record(f"objective {method}", {**params, **options})
     totals = {"loss": 0.0, "kl": 0.0, "clipped": 0.0, "tokens": 0}
     with (

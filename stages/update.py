@@ -42,6 +42,7 @@ def update(
     grad_clip: Annotated[float, typer.Option(metavar="X", help="Largest norm of the gradient.")] = 1.0,
     reduction: commands.Reduction = None,
     norm: commands.Norm = None,
+    all_rows: commands.AllRows = False,
     kl: commands.Kl = "k3",
     kl_coef: commands.KlCoef = 0.0,
     kl_to: commands.KlTo = "old",
@@ -84,6 +85,13 @@ def update(
     r_t = p(token) / p_scored(token). Weights and optimiser state are float32; --dtype bfloat16 computes the
     passes in it.
 
+    Entropy bonus: coef is --entropy-coef, or is moved by D = --entropy-delta within 0 and --entropy-max, up while
+    H < target, else down, and acts while H < target. skywork (2505.22312) does so once a step, with H = -mean log p of
+    the sampled tokens; its scripts have D 1e-4 and at most 5e-3, its configuration 1e-3 and 0.5. trl does so once an
+    optimiser step, with the exact H of the mini-batch before and H <= target; D 5e-3 and at most 1, no bonus at first.
+
+    Greedy baseline rows are left out. prime-rm trains a reward model (--policy is its directory) and takes no mask.
+
     With --critic: value loss = (1/Z) sum_t loss_mask_t 1/2 max((v_t - R_t)^2, (clip(v_t, v_old_t +- X) - R_t)^2)
     with R from `advantage gae`, v_old from `score --critic`, and Z, mini-batches, epochs, optimiser, decay and
     grad-clip as for the policy.
@@ -93,6 +101,7 @@ def update(
     from dataclasses import replace
     from functools import partial
 
+    from entropyctl.errors import UsageError
     from entropyctl.objectives import default_reduction
     from entropyctl.policy.publish import policy_to_train
     from entropyctl.reporting import report
@@ -111,6 +120,7 @@ def update(
         objective=partial(function, **params),
         reduction=reduction or default_reduction(method),
         norm=norm,
+        all_rows=all_rows,
         kl=kl,
         kl_coef=kl_coef,
         kl_to=kl_to,
@@ -123,7 +133,10 @@ def update(
         token_budget=token_budget,
         dtype=dtype,
     )
+    if mask == "live" and recipe.trains != "policies":
+        raise UsageError(f"--mask live: masks are the policy's, and --objective {method} trains another model")
     needed, wanted = columns_for(recipe.reads)
+    wanted.append("greedy")
     needed += CRITIC_NEEDS if critic is not None else ()
     # A mask that runs again may want any column; which ones stands in the file.
     columns = None if mask == "live" else wanted
@@ -134,8 +147,8 @@ def update(
     ):
         recipe = replace(recipe, temperature=source.temperature)
         live = recorded_masks(source) if mask == "live" else ()
-        if "advantages" in recipe.reads:
-            check_policy(source, found, allowed)
+        if "advantages" in recipe.reads or recipe.trains != "policies":
+            check_policy(source, found, allowed, recipe.trains)
         learning = None
         if judge is not None:
             check_critic(source, judge, allowed)

@@ -69,6 +69,7 @@ ROWS = np.array([3, 0, 2, 4])
         ("seq-mean-token-mean", None, [1 / 4, 0, 1 / 4, 1 / 4, 1 / 4, 0, 0, 0, 0]),
         ("seq-mean-token-sum-norm", None, [1 / 8, 0, 1 / 8, 1 / 8, 1 / 8, 0, 0, 0, 0]),
         ("seq-mean-token-sum-norm", 10.0, [1 / 20, 0, 1 / 20, 1 / 20, 1 / 20, 0, 0, 0, 0]),
+        ("token-sum-norm", 10.0, [1 / 10, 0, 1 / 10, 1 / 10, 1 / 10, 0, 0, 0, 0]),
     ],
 )
 def test_reductions_divide_as_written(reduction: str, norm: float | None, expected: list[float]) -> None:

@@ -13,7 +13,14 @@ from entropyctl.errors import UsageError
 
 Array = npt.NDArray[Any]
 
-REDUCTIONS = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
+REDUCTIONS = (
+    "token-mean",
+    "token-sum",
+    "seq-mean-token-sum",
+    "seq-mean-token-mean",
+    "seq-mean-token-sum-norm",
+    "token-sum-norm",
+)
 
 
 def default_reduction(name: str) -> str:
@@ -41,6 +48,7 @@ def token_coefficients(
         seq-mean-token-sum       k = m / B'
         seq-mean-token-mean      k = m / (B' L_i)
         seq-mean-token-sum-norm  k = m / (B' norm)       (Dr.GRPO, with norm the longest possible response)
+        token-sum-norm           k = m / norm            (Trinity-RFT's form of it, and verl's until 0.6.1)
 
     The coefficients are of the whole mini-batch, so cutting it into forward passes changes nothing. Responses that
     lost all their tokens do not count in B', as where verl normalises locally; verl's trainer, which knows the global
@@ -50,7 +58,7 @@ def token_coefficients(
         loss_mask_N: bool, tokens of the responses behind one another.
         lengths_B: tokens of each response.
         reduction: one of `REDUCTIONS`.
-        norm: constant of seq-mean-token-sum-norm; the longest response of the mini-batch by default, as in verl,
+        norm: constant of the two that end in -norm; the longest response of the mini-batch by default, as in verl,
             which makes the loss depend on the batch: give a constant to compare runs.
         all_rows: let B' be all responses, those without a counted token too.
 
@@ -72,5 +80,5 @@ def token_coefficients(
         return mask_N / total
     if reduction == "seq-mean-token-mean":
         return mask_N / np.maximum(counted_B, 1)[row_N] / responses
-    divisor = (float(np.max(lengths_B)) if norm is None else norm) if reduction == "seq-mean-token-sum-norm" else 1.0
-    return mask_N / responses / divisor
+    divisor = (float(np.max(lengths_B)) if norm is None else norm) if reduction.endswith("-norm") else 1.0
+    return mask_N / divisor / (1 if reduction == "token-sum-norm" else responses)

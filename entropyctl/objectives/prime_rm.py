@@ -13,6 +13,7 @@ from entropyctl.objectives._ratio import require
 from entropyctl.objectives._rows import row_mean
 
 REDUCTION = "seq-mean-token-mean"
+TRAINS = "prm"
 
 
 def prime_rm(
@@ -33,7 +34,8 @@ def prime_rm(
     Code: PRIME-RL/PRIME and verl-recipe, compute_ce_dpo_loss_rm (beta 0.05, learning rate 1e-6, gradient norm 10).
 
     Where they differ: nothing in the loss. What the policy is given of it (last token, normalisation, coefficients)
-    differs, and belongs to `entropyctl advantage prime`.
+    differs, and belongs to `entropyctl advantage prime`. Masks are the policy's: whatever weights, penalties and
+    narrowed loss masks the table has, this learns from every token that the policy chose, as the authors do.
 
     Entropy: trains a reward model, not the policy: none of its own.
     Shipped by: verl (its recipes).

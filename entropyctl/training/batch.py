@@ -63,7 +63,7 @@ class Batch:
     @property
     def chosen(self) -> Array:
         """`[N]` bool, the tokens that the policy itself chose: the loss mask as it was before any mask."""
-        return np.asarray(self.inputs.get("base_mask", self.loss_mask))
+        return np.asarray(self.inputs.get("base_mask", np.ones(len(self.loss_mask), bool)))
 
     def take(self, rows: Array) -> Batch:
         """Some of the responses, in the order given."""

@@ -125,7 +125,9 @@ def _optimise(critic: Critic, part: Batch, recipe: Recipe, advance: Callable[[in
     """One optimiser step; its loss, and how many counted tokens the clip held."""
     parameters = critic.split.model.parameters()
     critic.optimizer.zero_grad(set_to_none=True)
-    coefficient_N = token_coefficients(part.loss_mask, part.lengths, recipe.reduction, recipe.norm)
+    coefficient_N = token_coefficients(
+        part.loss_mask, part.lengths, recipe.reduction, recipe.norm, all_rows=recipe.all_rows
+    )
     rows, starts, loss, held = part.learning_rows(by_advantage=False), part.starts, 0.0, 0.0
     for chosen in forward_batches(critic.split, [part.sequences[i] for i in rows], recipe.token_budget):
         micro = rows[chosen]

@@ -47,6 +47,9 @@ def entropy_change(batch: Batch, before: Statistics, after: Statistics, eta: flo
 
     predicted = mean_t [ -eta w_t r_t A_t (S*_t - E[S]_t) ],  r_t = p_before / p_scored  (2602.03392, Theorem 3.3)
 
+    Means are over the tokens that the policy chose, whatever a mask took out of the loss: what a tool wrote into a
+    response, or a user, says nothing of the policy's entropy.
+
     Args:
         batch: the step's tokens.
         before: under the weights that were trained.
@@ -54,10 +57,9 @@ def entropy_change(batch: Batch, before: Statistics, after: Statistics, eta: flo
         eta: step size on the logits; the learning rate, for want of a better one.
 
     Returns:
-        The four columns of the metrics table; nats, means over all response tokens. Nothing is predicted where no
-        advantages are trained on.
+        The four columns of the metrics table; nats. Nothing is predicted where no advantages are trained on.
     """
-    predicted = None
+    predicted, chosen_N = None, batch.chosen
     if batch.advantages is not None and batch.old_logprobs is not None:
         log_ratio_N = (before.logprobs.astype(np.float64) - batch.old_logprobs).clip(-20, 20)
         change_N = predicted_change(
@@ -68,8 +70,8 @@ def entropy_change(batch: Batch, before: Statistics, after: Statistics, eta: flo
             ratios_N=np.exp(log_ratio_N),
             eta=eta,
         )
-        predicted = float(change_N.mean(dtype=np.float64))
-    H, H_after = before.entropies.mean(dtype=np.float64), after.entropies.mean(dtype=np.float64)
+        predicted = float(change_N[chosen_N].mean(dtype=np.float64))
+    H, H_after = (found.entropies[chosen_N].mean(dtype=np.float64) for found in (before, after))
     return {
         "entropy": float(H),
         "entropy_after": float(H_after),

@@ -36,7 +36,7 @@ def token_loss(
     """
 
     def tensor(values: Any) -> Tensor:
-        array = np.ascontiguousarray(values)
+        array = np.require(values, requirements=["C", "W"])  # torch warns of arrays that it may not write to
         kind = logprobs_N.dtype if array.dtype.kind == "f" else None
         return torch.from_numpy(array).to(logprobs_N.device, kind)
 

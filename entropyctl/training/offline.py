@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from entropyctl.inputs import greedy
 from entropyctl.objectives import token_coefficients
 from entropyctl.table.columns import flat_values, list_column, with_column
 from entropyctl.training.batch import read_batch
@@ -38,9 +39,14 @@ def evaluate_objective(rows: pa.Table, recipe: Recipe) -> Evaluated:
         rows: one step with the columns that the recipe's loss reads.
         recipe: objective, reduction and penalties.
     """
-    batch = read_batch(rows, recipe.reads, forward=False)
+    batch = recipe.own(read_batch(rows, recipe.reads, forward=False))
     logprobs_N = torch.from_numpy(flat_values(rows["logprobs"]).astype(np.float64)).requires_grad_()
-    coefficient_N = token_coefficients(batch.loss_mask, batch.lengths, recipe.reduction, recipe.norm)
+    # A greedy baseline row is not trained on, so that no mean over responses counts it.
+    sampled_B = ~greedy(rows)
+    sampled_N, coefficient_N = sampled_B[batch.row_of_token], np.zeros(len(batch.loss_mask))
+    coefficient_N[sampled_N] = token_coefficients(
+        batch.loss_mask[sampled_N], batch.lengths[sampled_B], recipe.reduction, recipe.norm, all_rows=recipe.all_rows
+    )
     found = token_loss(logprobs_N, batch, coefficient_N, recipe)
     gradients_N = torch.zeros_like(logprobs_N)
     if found.losses.requires_grad and len(logprobs_N):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +14,7 @@ from entropyctl.policy import Policy
 from entropyctl.policy.checkpoint import parse_dtype
 from entropyctl.registry import inputs_of
 from entropyctl.table import Source
+from entropyctl.training.batch import Batch
 from entropyctl.training.bonus import EntropyBonus
 
 
@@ -40,13 +42,24 @@ class Recipe:
     ref_kl: str = "k3"  # estimator of the penalty against the reference
     ref_kl_coef: float = 0.0
     bonus: EntropyBonus | None = None
+    all_rows: bool = False  # means over responses count those without a counted token too
+
+    @property
+    def trains(self) -> str:
+        """Whose weights the objective trains, as `score` calls them: its module's `TRAINS`, else the policy's."""
+        function = getattr(self.objective, "func", self.objective)
+        return str(getattr(sys.modules[function.__module__], "TRAINS", "policies"))
+
+    def own(self, batch: Batch) -> Batch:
+        """The batch as the objective takes it: masks are the policy's, another model learns from whole responses."""
+        return batch if self.trains == "policies" else batch.masked(batch.chosen, None, None)
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The inputs that the loss reads."""
+        """The inputs that the loss and its metrics read."""
         own = tuple(inputs_of(self.objective))
         old = ("old_logprobs",) if "advantages" in own or self.kl_coef else ()
-        return (*own, *old, *(("ref_logprobs",) if self.ref_kl_coef or self.kl_to == "ref" else ()))
+        return (*own, *old, *(("ref_logprobs",) if self.ref_kl_coef or self.kl_to == "ref" else ()), "base_mask")
 
     @property
     def pulls_by_advantage(self) -> bool:
@@ -90,16 +103,24 @@ def scored_by(source: Source, policy: Policy) -> bool:
     return dtype == "float32" and scoring_policies(source) == {policy.digest}
 
 
-def check_policy(source: Source, policy: Policy, allow: tuple[str, ...]) -> None:
-    """Stop where the rows were scored by another policy than the one to train, as when a step is run twice.
+def check_policy(source: Source, policy: Policy, allow: tuple[str, ...], role: str = "policies") -> None:
+    """Stop where the rows were scored by another model than the one to train, as when a step is run twice.
+
+    Args:
+        source: the table.
+        policy: the version to train.
+        allow: what the user accepts.
+        role: as what the model scored, `policies` or `prm`; a table that no reward model scored says nothing of one.
 
     Raises:
         MismatchError: names both.
     """
-    scored = scoring_policies(source)
-    if scored and scored != {policy.digest} and "scoring.policies" not in allow:
+    other = source.context.get("scoring", {}).get(role, {})
+    scored = scoring_policies(source) if role == "policies" else set(other.values())
+    if scored and scored != {policy.digest} and f"scoring.{role}" not in allow:
         digests = ", ".join(sorted(digest[:12] for digest in scored))
+        what = "policy" if role == "policies" else "reward model"
         raise MismatchError(
-            f"{source.path}: was scored by policy {digests}, but {policy.directory} is {policy.digest[:12]}; "
-            "train the policy that scored, or allow it with --allow-mismatch scoring.policies"
+            f"{source.path}: was scored by {what} {digests}, but {policy.directory} is {policy.digest[:12]}; "
+            f"train the {what} that scored, or allow it with --allow-mismatch scoring.{role}"
         )

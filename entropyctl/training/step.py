@@ -84,7 +84,9 @@ def _accumulate(split: SplitModel, part: Batch, rows: Array, recipe: Recipe, adv
     Returns:
         `[4]` its loss, and sums over its counted tokens of k3, of clipped tokens and, with a bonus, of entropies.
     """
-    coefficient_N = token_coefficients(part.loss_mask, part.lengths, recipe.reduction, recipe.norm)
+    coefficient_N = token_coefficients(
+        part.loss_mask, part.lengths, recipe.reduction, recipe.norm, all_rows=recipe.all_rows
+    )
     starts = part.starts
     sums = np.zeros(4)
     for chosen in forward_batches(split, [part.sequences[i] for i in rows], recipe.token_budget):

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from entropyctl.inputs import base_mask, samples
 from entropyctl.policy import Policy
 from entropyctl.policy.checkpoint import load_model, parse_device
 from entropyctl.policy.publish import load_trainer_state
@@ -74,11 +75,11 @@ def update_step(
 ) -> dict[str, Any]:
     """Train on the rows of a step.
 
-    The entropy is measured over all response tokens of the step, before and after, under the weights in training.
+    The entropy is measured over the tokens that the policy chose, before and after, under the weights in training.
 
     Args:
         trainer: is changed: weights, optimiser state and count of steps.
-        rows: one step of a masked or advantaged table, with at least one token.
+        rows: one step of a masked or advantaged table, with at least one token that the policy chose.
         recipe: how to train.
         scored_here: the rows' statistics are of exactly these weights, so they need not be computed again.
         live: masks to run again on every mini-batch, in place of the rows' own numbers.
@@ -91,11 +92,11 @@ def update_step(
         EngineError: the step made weights that compute no numbers.
     """
     began = time.monotonic()
-    batch = read_batch(rows, (*recipe.reads, *reads_of(live)))
+    batch = recipe.own(read_batch(rows, (*recipe.reads, *reads_of(live))))
     before = statistics_of(rows) if scored_here else measure(trainer.split, batch, recipe)
     if recipe.bonus is not None:
         sampled = batch.old_logprobs if batch.old_logprobs is not None else before.logprobs
-        recipe.bonus.begin_step(-float(sampled[batch.loss_mask].mean(dtype=np.float64)))
+        recipe.bonus.begin_step(-float(sampled[batch.chosen].mean(dtype=np.float64)))
     parts = [batch.take(part) for part in mini_batches(rows["prompt_id"].to_pylist(), recipe.mini_batches)]
     masked = partial(masked_now, trainer.split, masks=live, recipe=recipe) if live else (lambda part: part)
     trained = train_step(trainer.split, trainer.optimizer, parts, recipe, advance, masked)
@@ -108,7 +109,7 @@ def update_step(
         **entropy_change(batch, before, after, lr),
         **trained,
         "entropy_coef": None if recipe.bonus is None else recipe.bonus.coef_now,
-        "mask_fraction": float(1 - (batch.loss_mask & (batch.weights != 0)).mean()),
+        "mask_fraction": float(1 - (batch.loss_mask & (batch.weights != 0))[batch.chosen].mean()),
         "learning_rate": lr,
         "rows": rows.num_rows,
         "tokens": int(batch.loss_mask.sum()),
@@ -135,7 +136,7 @@ def train_steps(
 ) -> Iterator[dict[str, Any]]:
     """Train on every step of a table, publish after each, and write its metrics.
 
-    A step without tokens trains nothing, publishes nothing and has no metrics.
+    A step without tokens of the policy's trains nothing, publishes nothing and has no metrics.
 
     Args:
         trainer: the policy in training; locked by the caller where it is published.
@@ -152,22 +153,23 @@ def train_steps(
         A row of metrics for each step.
     """
     for step in source:
-        tokens = int(row_lengths(step.rows["tokens"]).sum())
-        if tokens == 0:
-            notice(f"update: step {step.number} has no tokens; nothing was trained")
+        rows = samples(step.rows)
+        if not base_mask(rows).any():
+            notice(f"update: step {step.number} has no tokens that the policy chose; nothing was trained")
             continue
+        tokens = int(row_lengths(rows["tokens"]).sum())
         # The file is opened first: a place that cannot be written is known before the work, and before the publishing.
         with metrics_file(metrics, step.number, trainer.policy, record, source) if metrics else nullcontext() as sink:
             steps_before = trainer.optimizer_steps
             scored_here = trainer.exact and scored_by(source, trainer.policy) and "advantages" in recipe.reads
             with progress(f"update step {step.number}", tokens * recipe.epochs, quiet=quiet) as advance:
-                values = update_step(trainer, step.rows, recipe, scored_here=scored_here, live=live, advance=advance)
+                values = update_step(trainer, rows, recipe, scored_here=scored_here, live=live, advance=advance)
             if trainer.optimizer_steps == steps_before:
                 notice(f"update: step {step.number}: no token has a gradient; the weights stay as they are")
             values |= dict.fromkeys(METRICS)
             if critic is not None:
                 with progress(f"update critic {step.number}", tokens * recipe.epochs, quiet=quiet) as advance:
-                    learnt = critic_step(critic, step.rows, recipe, advance)
+                    learnt = critic_step(critic, rows, recipe, advance)
                 values |= learnt | {"seconds": values["seconds"] + learnt["seconds"]}
             values |= {"step": step.number, "policy_version": trainer.policy.version, "published_version": None}
             if publish and critic is not None:

@@ -6,6 +6,9 @@ remedy; the command line prints the line and ends with `exit_code`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 def one_line(text: str) -> str:
     """Text without line breaks and without control characters, which an attacker's data could hide in a message."""
@@ -70,3 +73,12 @@ class Locked(EntropyctlError):
     """Another run holds the lock."""
 
     exit_code = 11
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Put an input's name in front of what is found wrong with it where nobody knows the name any more."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error

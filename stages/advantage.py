@@ -45,12 +45,13 @@ def advantage(
     estimator, those of the advantages after it.
     """
     from entropyctl.advantages import AdvantageSummary, apply_advantage
-    from entropyctl.advantages._apply import keep_first_groups, makes
+    from entropyctl.advantages._apply import keep_first_groups, makes, shapes_reward
+    from entropyctl.errors import naming
     from entropyctl.inputs import needs, optional
     from entropyctl.memory import Memory
     from entropyctl.registry import inputs_of
     from entropyctl.reporting import report
-    from entropyctl.table import new_record, read, write
+    from entropyctl.table import new_record, notice, read, write
 
     reads = inputs_of(function)
     needed = [*needs(reads), "loss_mask", "reward", "prompt_id"]
@@ -64,10 +65,14 @@ def advantage(
         read(inputs or ["-"], columns=wanted, needs=needed, allow_mismatch=tuple(allow_mismatch or ())) as source,
         write(output, "advantaged", record, source, only=made, tee=tee) as sink,
     ):
+        stale = shapes_reward(function) and any("advantages" in entry.schema.names for entry in source.inputs)
+        if stale and not quiet:
+            notice(f"advantage {method}: the advantages in {source.path} are of the old rewards; estimate them again")
         for step in source:
             rows = step.rows if keep_groups is None else keep_first_groups(step.rows, keep_groups)
             before = {"state": memory.before(step.number)}
-            applied = apply_advantage(rows, function, params, summary, before)
+            with naming(source.path):
+                applied = apply_advantage(rows, function, params, summary, before)
             sink.put(step.number, applied.rows, rows_read=step.rows.num_rows)
             memory.remember(step.number, applied.state)
         sink.summarise(**summary.as_dict())

@@ -32,6 +32,7 @@ def mask(
 
     Masks compose: a second one multiplies weights, adds penalties and intersects loss masks.
     """
+    from entropyctl.errors import naming
     from entropyctl.inputs import needs, optional
     from entropyctl.masks import MaskSummary, compile_mask, lay_over
     from entropyctl.masks._apply import COLUMNS
@@ -56,7 +57,8 @@ def mask(
     ):
         for step in source:
             given = {"state": memory.before(step.number), "history": past.before(step.number)}
-            compiled = compile_mask(step.rows, function, params, given)
+            with naming(source.path):
+                compiled = compile_mask(step.rows, function, params, given)
             left = summary.pulling - summary.removed
             sink.put(step.number, lay_over(step.rows, compiled, summary))
             if step.rows.num_rows and not quiet and summary.pulling - summary.removed == left:

@@ -187,3 +187,18 @@ def test_a_null_reward_is_not_a_zero(cli: Cli, tmp_path: Path) -> None:
     ran = cli("advantage", "grpo", "s.parquet", "-o", "out.parquet")
     assert ran.code == 3, ran
     assert "row step 1, prompt p, sample 2: 'reward' is null, not computed; run `entropyctl score --reward`" in ran.line
+
+
+def test_a_shaping_of_the_reward_after_an_estimator_is_told(cli: Cli, scored: Path) -> None:
+    cli("advantage", "grpo", "scored.parquet", "-o", "advantaged.parquet")
+    shape = ("advantage", "overlong", "--max-length", 6, "--buffer", 4)
+    ran = cli(*shape, "advantaged.parquet", "-o", "shaped.parquet")
+    assert ran.code == 0, ran
+    assert "the advantages in advantaged.parquet are of the old rewards; estimate them again" in ran.err
+    assert "advantages" not in cli(*shape, "scored.parquet", "-o", "shaped.parquet").err
+
+
+def test_what_an_estimator_misses_names_the_file(cli: Cli, scored: Path) -> None:
+    ran = cli("advantage", "gdpo", "scored.parquet", "-o", "out.parquet")
+    assert ran.code == 3, ran
+    assert ran.line.startswith("entropyctl advantage gdpo: scored.parquet: no column 'reward_...'")

@@ -103,6 +103,11 @@ def kind_of(function: Callable[..., Any]) -> Any:
     return PerToken if any(is_per_token(name) for name in inputs_of(function)) else PerRow
 
 
+def shapes_reward(function: Callable[..., Any]) -> bool:
+    """Whether a function changes the reward, after which advantages that were there before are out of date."""
+    return kind_of(function) in (RowReward, TokenReward)
+
+
 def makes(function: Callable[..., Any]) -> tuple[str, ...]:
     """The columns that a function makes; `token_rewards` and `returns` only where there is something to say."""
     return MAKES[kind_of(function)]
@@ -132,7 +137,7 @@ def apply_advantage(
     _refuse_greedy(rows, function, kind)
     found = function(*inputs(rows, inputs_of(function), given), **params)
     state = found.state if isinstance(found, Estimate) else None
-    if kind in (RowReward, TokenReward):
+    if shapes_reward(function):
         rows = _with_reward(rows, found, kind, function.__name__)
     else:
         rows = _with_advantages(rows, found, kind, function.__name__)

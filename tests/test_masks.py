@@ -232,10 +232,11 @@ def test_a_weight_that_was_not_computed_counts_as_one() -> None:
     [
         (fixed(weights=[1.0]), "returned weights of shape \\(1,\\) for 5 tokens"),
         (fixed(weights=[float("nan")] * 5), "a weight that is not finite"),
+        (lambda loss_mask: loss_mask, "returned ndarray and not Compiled"),
     ],
 )
 def test_a_method_that_returns_nonsense_is_named(function: Any, words: str) -> None:
-    with pytest.raises(EntropyctlError, match=f"mask method: .*{words}"):
+    with pytest.raises(EntropyctlError, match=f"mask (method|<lambda>): .*{words}"):
         apply_mask(small(), function, {})
 
 
@@ -255,3 +256,14 @@ def test_a_step_with_nothing_left_says_so_and_has_no_nan(cli: Cli, scored: Path)
     for name in ("clip-v", "kl-cov", "budget", "steer", "entropic"):
         again = cli("mask", name, "out.parquet", "-o", "again.parquet", "-q")
         assert again.code == 0, again
+
+
+def test_the_summary_counts_the_tokens_with_a_penalty(cli: Cli, scored: Path) -> None:
+    summary = MaskSummary()
+    apply_mask(small(), fixed(weights=[1.0] * 5, kl=[0.0, 2.0, 1.0, 1.0, 0.0]), {}, summary)
+    assert summary.as_dict()["penalised_fraction"] == 0.5  # of the four that count, the second and the third
+    cli("advantage", "grpo", "scored.parquet", "-o", "advantaged.parquet")
+    ran = cli("mask", "kl-cov", "--ratio", 1, "advantaged.parquet", "-o", "out.parquet")
+    assert (ran.code, "penalised_fraction 1," in ran.err) == (0, True), ran
+    ran = cli("mask", "clip-v", "advantaged.parquet", "-o", "out.parquet")
+    assert (ran.code, "penalised" in ran.err) == (0, False), ran

@@ -57,6 +57,8 @@ class MaskSummary:
     negative_removed: int = 0
     change_before: float = 0.0
     change_after: float = 0.0
+    penalised: int = 0
+    penalises: bool = False
     has_advantages: bool = True
     has_scores: bool = True
 
@@ -66,9 +68,12 @@ class MaskSummary:
         All is said of this mask alone. `tokens` are those that the incoming loss mask counts, and the predicted
         change is per such token, before with the weights that came in. Fractions are of those among them that still
         pulled, with an incoming weight other than 0; one that an earlier mask had removed is not removed again.
+        A method of penalties says on which fraction of the tokens; the predicted change leaves them out.
         Nothing is said by sign without `advantages`, nor of a change without `s_star` and `expected_s` beside them.
         """
         found: dict[str, Any] = {"tokens": self.tokens, "masked_fraction": self.removed / max(self.pulling, 1)}
+        if self.penalises:
+            found["penalised_fraction"] = self.penalised / max(self.tokens, 1)
         if self.has_advantages:
             found |= {
                 "masked_fraction_positive": self.positive_removed / max(self.positive, 1),
@@ -81,13 +86,16 @@ class MaskSummary:
             }
         return found
 
-    def add(self, rows: pa.Table, before: Laid, after: Laid) -> None:
-        """Count a step, with what lay on its tokens and what lies there now."""
+    def add(self, rows: pa.Table, before: Laid, after: Laid, penalties_N: Array | None = None) -> None:
+        """Count a step, with what lay on its tokens, what lies there now, and the mask's own penalties."""
         pulling_N = before.pulling()
         gone_N = pulling_N & ~after.pulling()
         self.tokens += int(np.count_nonzero(before.loss_mask))
         self.pulling += int(np.count_nonzero(pulling_N))
         self.removed += int(np.count_nonzero(gone_N))
+        if penalties_N is not None:
+            self.penalises = True
+            self.penalised += int(np.count_nonzero(before.loss_mask & (penalties_N != 0)))
         self.has_advantages &= _is_computed(rows, "advantages")
         self.has_scores &= _is_computed(rows, "s_star") and _is_computed(rows, "expected_s")
         if not self.has_advantages:
@@ -124,9 +132,13 @@ def compile_mask(
         given: its `state` and `history`, where it reads them.
 
     Raises:
-        EntropyctlError: the method returned what is no number per token.
+        EntropyctlError: the method returned what is no `Compiled`, or no number per token.
     """
     compiled = function(*inputs(rows, inputs_of(function), given), **params)
+    if not isinstance(compiled, Compiled):
+        raise EntropyctlError(
+            f"mask {function.__name__}: returned {type(compiled).__name__} and not Compiled; mend the method"
+        )
     count = int(row_lengths(rows["loss_mask"]).sum())
     for name in ("weights", "kl_coefs", "loss_mask"):
         part_N = getattr(compiled, name)
@@ -156,7 +168,7 @@ def lay_over(rows: pa.Table, compiled: Compiled, summary: MaskSummary | None = N
     before = laid_on(rows)
     after = lay(before, compiled)
     if summary is not None:
-        summary.add(rows, before, after)
+        summary.add(rows, before, after, compiled.kl_coefs)
     for name, part in (("weights", compiled.weights), ("kl_coefs", compiled.kl_coefs)):
         if part is not None:
             rows = with_column(rows, name, list_column(getattr(after, name), lengths_B, pa.float32()))

@@ -49,7 +49,7 @@ class PastMetrics:
     def before(self, step: int) -> dict[str, npt.NDArray[Any]]:
         """The metrics of the steps below one, so that a step that is run again sees what it saw the first time.
 
-        Empty, with a notice, where no step has been written yet.
+        Empty, with a notice, where no earlier step has been written.
 
         Raises:
             InputError: it is no metrics table.
@@ -59,6 +59,8 @@ class PastMetrics:
         if self._read is None or not (self._read["step"] >= step - 1).any():
             self._read = self._all(self.path)
         known = self._read["step"] < step
+        if len(known) and not known.any():
+            notice(f"{self.path}: holds no metrics of steps before {step}; nothing is calibrated there")
         return {name: values[known] for name, values in self._read.items()}
 
     def _all(self, path: str) -> dict[str, npt.NDArray[Any]]:

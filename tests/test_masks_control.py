@@ -431,10 +431,15 @@ def test_the_metrics_are_read_as_the_run_writes_them(tmp_path: Path) -> None:
     assert past.before(2)["step"].tolist() == [1]
 
 
-def test_before_the_first_metrics_nothing_is_calibrated(cli: Cli, scored: Path) -> None:
+def test_before_the_first_metrics_nothing_is_calibrated(cli: Cli, scored: Path, tmp_path: Path) -> None:
     assert cli("advantage", "grpo", "scored.parquet", "-o", "a.parquet", "-q").code == 0
     ran = cli("mask", "budget", "--history", "run/metrics", "a.parquet", "-o", "m.parquet", "-q")
     assert (ran.code, "run/metrics: holds no metrics yet" in ran.line) == (0, True), ran
+    (tmp_path / "run").mkdir()
+    write_metrics(tmp_path / "run" / "metrics", 2, 0.5)  # of the second step, so that neither has one before it
+    ran = cli("mask", "budget", "--history", "run/metrics", "a.parquet", "-o", "m.parquet", "-q")
+    words = "entropyctl: run/metrics: holds no metrics of steps before {}; nothing is calibrated there"
+    assert (ran.code, ran.err.splitlines()) == (0, [words.format(1), words.format(2)]), ran
     ran = cli("mask", "budget", "--history", "metrics.parquet", "a.parquet", "-o", "m.parquet", "-q")
     assert (ran.code, "metrics.parquet: no such file" in ran.line) == (3, True), ran
 

@@ -59,7 +59,8 @@ def budget(
         weights: `[N]` v, what the masks that ran before made of the token's gradient.
         loss_mask: `[N]` True where the token is counted.
         history: metrics of earlier steps: predicted_change, realised_change, learning_rate.
-        target_change: mean predicted change per counted token to end at, nats; default 0, entropy is held.
+        target_change: mean predicted change per counted token to end at, nats, at the step size eta; default 0,
+            entropy is held.
         target_entropy: mean entropy to end at instead, nats; the change wanted is its distance from mean(H).
         eta: step size on the logits. When not given: the latest learning rate times the slope, by least squares
             through the origin, of realised on predicted changes in the history (which were predicted with

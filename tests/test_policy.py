@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from entropyctl.errors import InputError, Locked, MismatchError, OutputError
+from entropyctl.errors import InputError, Locked, MismatchError, OutputError, UsageError
 from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_model
 from entropyctl.policy.publish import load_trainer_state, locked, policy_to_train, publish
@@ -184,3 +184,10 @@ def test_a_latest_that_points_elsewhere_is_refused(tiny_policy: Path, tmp_path: 
     (tmp_path / "odd" / "latest").symlink_to("mine")
     with pytest.raises(InputError, match="must point to a version such as v000000"):
         find_policy(str(tmp_path / "odd"))
+
+
+def test_publishing_to_one_version_of_a_directory_names_the_directory(policy_root: Path) -> None:
+    version = policy_root / "v000000"
+    words = rf"v000000: is one version of {policy_root}; to publish the next one give --policy {policy_root}$"
+    with pytest.raises(UsageError, match=words), policy_to_train(str(version), publish=True):
+        pass

@@ -42,6 +42,9 @@ def policy_to_train(path: str, *, publish: bool, what: str = "policy") -> Iterat
         yield policy
         return
     if policy.root is None:
+        if os.path.lexists(Path(path).parent / LATEST):
+            above = Path(path).parent
+            raise UsageError(f"{path}: is one version of {above}; to publish the next one give --{what} {above}")
         raise UsageError(
             f"{path}: is one checkpoint; to publish versions make it version 0 of a {what}: "
             f"mkdir -p run/{what} && ln -s $(realpath {path}) run/{what}/v000000 "

@@ -57,7 +57,11 @@ def score(
         str | None, typer.Option(metavar="DIR", help="Implicit reward model: log p of the tokens, as prm_logprobs.")
     ] = None,
     critic: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Critic, a token classifier with one label: values.")
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Critic, a token classifier with one label, such as examples/critic_from_policy.py makes: values.",
+        ),
     ] = None,
     keep_old: Annotated[
         bool,

@@ -273,3 +273,7 @@ def test_faults_are_one_line(cli: Cli, advantaged: Path, policy_root: Path, tiny
         for step in source:
             sink.put(step.number, step.rows.drop_columns(["returns"]))
     fails(3, "column 'returns' is missing; it is made by `entropyctl advantage`", "no.parquet", "--critic", critic)
+
+
+def test_help_says_where_a_critic_comes_from(cli: Cli) -> None:
+    assert "examples/critic_from_policy.py" in cli("score", "--help").text

@@ -41,7 +41,9 @@ def advantage(
 ) -> None:
     """Turn rewards into an advantage for every token, or shape the rewards or advantages that are there.
 
-    A group is the samples of one prompt in one step. Shapings compose by pipe: those of the reward in front of an
+    A group is the samples of one prompt in one step. --keep-groups is DAPO's dynamic sampling (2503.14476), by the
+    grader's outcomes; verl goes by the deviation of a metric, under which equal rewards such as 0.7 may differ, and
+    also keeps groups of one, which are dropped here. Shapings compose by pipe: those of the reward in front of an
     estimator, those of the advantages after it.
     """
     from entropyctl.advantages import AdvantageSummary, apply_advantage

@@ -147,3 +147,40 @@ def test_a_reward_model_cannot_be_trained_twice_on_a_step_that_it_scored(
     assert (again.code, "was scored by reward model" in again.line) == (5, True), again
     ok(cli(*words, "p.parquet", "--allow-mismatch", "scoring.prm"))
     ok(cli(*words, "s.parquet"))  # which no reward model scored: the authors' update "before"
+
+
+# Tables that were scored or graded again.
+
+
+@pytest.mark.parametrize("method", ["seed-grpo", "kl-in-reward"])
+def test_a_second_scoring_does_not_change_what_is_of_the_policy_that_sampled(
+    cli: Cli, tmp_path: Path, method: str
+) -> None:
+    """`score --keep-old` with a newer policy replaces logprobs, and the authors take those of the old one."""
+    rows, other = scored_rows(seed=1), scored_rows(seed=1)["logprobs"].to_pylist()
+    newer = pa.array([[value - 0.5 * i for i, value in enumerate(row)] for row in other], pa.list_(pa.float32()))
+    rows = rows.append_column("ref_logprobs", newer)
+    write_scored(tmp_path / "once.parquet", rows)
+    write_scored(
+        tmp_path / "twice.parquet",
+        with_column(rows.append_column("old_logprobs", rows["logprobs"]), "logprobs", newer),
+    )
+    column = "reward" if method == "kl-in-reward" else "advantages"
+    found = []
+    for name in ("once", "twice"):
+        ok(cli("advantage", method, f"{name}.parquet", "-o", "o.parquet", "-q"))
+        found.append(pq.read_table(tmp_path / "o.parquet")[column].to_pylist())
+    assert found[0] == found[1]
+    assert found[0] != rows["reward"].to_pylist()
+
+
+def test_rewards_of_tokens_do_not_outlive_the_grading_that_they_shaped(cli: Cli, tmp_path: Path) -> None:
+    rows = scored_rows()
+    rows = rows.append_column("ref_logprobs", rows["logprobs"]).append_column("answer", pa.array(["answer 1"] * 12))
+    write_scored(tmp_path / "s.parquet", rows)
+    ok(cli("advantage", "kl-in-reward", "s.parquet", "-o", "k.parquet", "-q"))
+    for file in ("s", "k"):
+        ok(cli("score", "--reward", "exact", f"{file}.parquet", "-o", f"{file}2.parquet", "-q"))
+        ok(cli("advantage", "reinforce++", f"{file}2.parquet", "-o", f"{file}3.parquet", "-q"))
+    first, second = (pq.read_table(tmp_path / f"{file}3.parquet")["advantages"] for file in ("s", "k"))
+    assert first == second

@@ -16,8 +16,10 @@ def dr_grpo(reward: Array, group: Array) -> PerRow:
 
     Code: sail-sg/understand-r1-zero; verl, compute_grpo_outcome_advantage with norm_adv_by_std_in_grpo false.
 
-    Where they differ: the paper's other half is the loss's denominator: a constant instead of the response's length
-    (`update --reduction`). A group of one keeps its reward, as in verl.
+    Where they differ: the paper's other half is the loss's denominator, a constant instead of the response's length:
+    `update --reduction seq-mean-token-sum-norm --norm LONGEST`. The constant is the longest possible response in the
+    authors' code and in TRL; verl's default is the padded width of the batch, and until 0.6.1 it left out the mean over
+    responses (token-sum-norm). A group of one keeps its reward, as in verl.
 
     Entropy: falls as with GRPO; very easy and very hard prompts, whose deviation is small, weigh less in it.
 

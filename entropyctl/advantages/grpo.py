@@ -23,7 +23,8 @@ def grpo(reward: Array, group: Array, *, std: bool = True, eps: float = 1e-6) ->
     Code: verl, compute_grpo_outcome_advantage (eps 1e-6).
 
     Where they differ: TRL has eps 1e-4, understand-r1-zero 1e-8. verl computes in float32, where equal rewards such
-    as 0.7 leave a residue of up to 0.1; here a group of equal rewards gets exactly 0.
+    as 0.7 leave a residue of up to 0.1; here a group of equal rewards gets exactly 0. TRL takes at least two samples,
+    and gives a group of one 0 in evaluation.
 
     Entropy: falls, since on average the samples that are reinforced are those that were probable already.
 

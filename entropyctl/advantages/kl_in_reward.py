@@ -12,7 +12,7 @@ from entropyctl.errors import UsageError
 
 
 def kl_in_reward(
-    logprobs: Array,
+    old_logprobs: Array,
     ref_logprobs: Array,
     loss_mask: Array,
     *,
@@ -21,7 +21,7 @@ def kl_in_reward(
 ) -> TokenReward:
     """KL in the reward: each token pays for its distance from the reference policy.
 
-    R_i = R_i - beta sum_t KL_t, token by token, with d = log pi - log pi_ref:
+    R_i = R_i - beta sum_t KL_t, token by token, with d = log pi_old - log pi_ref:
     k1 = d,  k2 = d^2 / 2,  k3 = exp(-d) + d - 1,  abs = |d|
 
     Paper: Fine-tuning language models from human preferences, arXiv 1909.08593.
@@ -39,7 +39,7 @@ def kl_in_reward(
     Verified: verl's numbers of its estimators.
 
     Args:
-        logprobs: `[N]` log-probability of each token under the scoring policy, nats.
+        old_logprobs: `[N]` log-probability of each token under the policy that the step started from, nats.
         ref_logprobs: `[N]` the same under the reference policy.
         loss_mask: `[N]` True where the token is counted.
         beta: reward per nat.
@@ -54,7 +54,7 @@ def kl_in_reward(
     if not 0 <= beta < math.inf:
         raise UsageError(f"--beta {beta:g}: must be a finite number, 0 or above")
     mask_N = np.asarray(loss_mask, bool)
-    difference_N = np.asarray(logprobs, np.float64)[mask_N] - np.asarray(ref_logprobs, np.float64)[mask_N]
+    difference_N = np.asarray(old_logprobs, np.float64)[mask_N] - np.asarray(ref_logprobs, np.float64)[mask_N]
     reward_N = np.zeros(len(mask_N))
     reward_N[mask_N] = -beta * _kl(difference_N, estimator)
     return reward_N

@@ -39,7 +39,8 @@ def positive_advantage(
 
     Where they differ: an earlier version calls it progressive advantage reweighting. The authors' code could not be
     had. The paper's epochs are passes over one batch within an update; a table is written before them, so the
-    schedule epoch takes the pass from the command: write one table for each pass and update on each in turn.
+    schedule epoch takes the pass from the command: write one table for each pass and update on each in turn, with
+    `update --allow-mismatch scoring.policies`, for the passes after the first train a policy that did not score.
     epochs = 1 is undefined in the paper. Defaults of total_steps and epochs are ours: they depend on the training.
 
     Entropy: keeps it up, since advantages above 0 on probable tokens are what lowers it; lambda comes down again

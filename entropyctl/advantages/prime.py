@@ -44,9 +44,9 @@ def prime(
     Where they differ: variant verl-recipe (the default) leaves the last token's r at 0; prime keeps it and has no
     beta. Both divide r by the largest |sum_{s >= t} r_s| of the step (normalise batch), so that beta cancels, and
     whiten A. Their P scales a token's deviation from its own sample's mean by n/(n-1), the paper's does not; the
-    mean over a sample is the same. PRIME's README says that process is 5, but its code leaves that out. verl-recipe
-    takes the grader's accuracy as R; here it is the table's reward. A group of one has no others: its baseline is
-    0, where the codes divide by zero.
+    mean over a sample is the same. PRIME's README says that process is 5 and that returns are the advantage; its code
+    leaves the 5 out and whitens. verl-recipe takes the grader's accuracy as R; here it is the table's reward. A group
+    of one has no others: its baseline is 0, where the codes divide by zero.
 
     Entropy: nothing of its own; as a policy gradient it lowers entropy where probable tokens earn process reward.
 

@@ -17,7 +17,7 @@ from entropyctl.errors import UsageError
 def seed_grpo(
     reward: Array,
     group: Array,
-    logprobs: Array,
+    old_logprobs: Array,
     row_of_token: Array,
     loss_mask: Array,
     cluster: Array,
@@ -45,7 +45,8 @@ def seed_grpo(
     Where they differ: the paper's alpha, the form of its focal modulation and its exponent were not found; alpha
     is the third party's, focal_gamma 2 is ours. mean-log has no upper bound and raw masses may exceed 1, so SE may
     then lie outside [0, log G]. A group of one has log G = 0; it keeps the factor 1, and its advantage is 0. A
-    response without an answer is an answer of its own.
+    response without an answer is an answer of its own; correct responses, which the grader verified, are one answer,
+    and others are the same where the answers read out of them are equal as strings.
 
     Entropy: nothing directly; smaller steps where answers disagree slow the fall of entropy on uncertain prompts.
 
@@ -56,7 +57,7 @@ def seed_grpo(
     Args:
         reward: `[B]` R.
         group: `[B]` number of the row's group.
-        logprobs: `[N]` log-probability of each token under the scoring policy, nats.
+        old_logprobs: `[N]` log-probability of each token under the policy that the step started from, nats.
         row_of_token: `[N]` row of each token.
         loss_mask: `[N]` True where the token is counted.
         cluster: `[B]` number of the row's answer; equal within a group = the same answer.
@@ -79,7 +80,7 @@ def seed_grpo(
     reward_B = np.asarray(reward, np.float64)
     moments = group_moments(reward_B, group)
     centred_B = np.where(moments.equal_B, 0.0, reward_B - moments.mean_B)
-    logprob_B = log_likelihoods(logprobs, row_of_token, loss_mask, len(reward_B), mean=likelihood == "mean")
+    logprob_B = log_likelihoods(old_logprobs, row_of_token, loss_mask, len(reward_B), mean=likelihood == "mean")
     found = semantic_entropy(group, cluster, logprob_B, estimator=estimator, mass=mass)
     x_G = alpha * found.entropy_G / np.where(found.size_G > 1, np.log(found.size_G), np.inf)
     return centred_B * _factor(x_G, modulation, focal_gamma)[found.index_B]

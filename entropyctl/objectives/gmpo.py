@@ -31,7 +31,8 @@ def gmpo(
     Code: callsys/GMPO (0.4, 0.4); verl, compute_policy_loss_geo_mean.
 
     Where they differ: the bounds are of the log-ratio, not of the ratio. verl's mean over rows counts rows that lost
-    all their tokens; here only a reduction over all rows does. verl's share of clipped tokens counts every token
+    all their tokens; here only `update --all-rows` does. It is taken per forward pass and added up, so that verl's
+    step grows with their number; here it is of the mini-batch. verl's share of clipped tokens counts every token
     outside the bounds; here those that the minimum holds. The row's mean log-ratio is bounded above at 20.
 
     Entropy: single extreme ratios weigh less than in an arithmetic mean, which allows wider bounds and slows its fall.

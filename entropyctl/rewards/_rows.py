@@ -53,6 +53,8 @@ def grade_rows(rows: pa.Table, grader: Grader, path: str, summary: GradeSummary 
     grades = grader.grade(_items(rows, path))
     if summary is not None:
         summary.add(grades)
+    if "token_rewards" in rows.column_names:
+        rows = rows.drop_columns(["token_rewards"])  # a shaping's, of the rewards that were there before
     rows = with_column(rows, "reward", row_column(np.array([g.reward for g in grades]), pa.float32()))
     rows = with_column(rows, "outcome", pa.array([g.outcome for g in grades], pa.string()))
     return with_column(rows, "predicted", pa.array([g.predicted for g in grades], pa.string()))

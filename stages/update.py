@@ -54,7 +54,9 @@ def update(
     entropy_control: Annotated[
         Literal["fixed", "skywork", "trl"], typer.Option(help="Who moves the coefficient towards the target.")
     ] = "fixed",
-    entropy_target: Annotated[float, typer.Option(metavar="H", help="Entropy that a controller holds, nats.")] = 0.2,
+    entropy_target: Annotated[
+        float | None, typer.Option(metavar="H", help="Entropy that a controller holds, nats: 0.2 without it.")
+    ] = None,
     entropy_delta: Annotated[
         float | None, typer.Option(metavar="X", help="Its step: 1e-4 (skywork) or 5e-3 (trl).")
     ] = None,
@@ -113,9 +115,7 @@ def update(
 
     path = commands.required("--policy", policy)
     allowed = tuple(allow_mismatch or ())
-    bonus = None
-    if entropy_coef or entropy_control != "fixed":
-        bonus = EntropyBonus(entropy_control, entropy_coef, entropy_target, entropy_delta, entropy_max)
+    bonus = EntropyBonus(entropy_control, entropy_coef, entropy_target, entropy_delta, entropy_max)
     recipe = Recipe(
         objective=partial(function, **params),
         reduction=reduction or default_reduction(method),
@@ -126,7 +126,7 @@ def update(
         kl_to=kl_to,
         ref_kl=ref_kl,
         ref_kl_coef=ref_kl_coef,
-        bonus=bonus,
+        bonus=bonus if entropy_coef or entropy_control != "fixed" else None,
         mini_batches=mini_batches,
         epochs=epochs,
         grad_clip=grad_clip,
@@ -154,8 +154,7 @@ def update(
             check_critic(source, judge, allowed)
             learning = open_critic(judge, optimizer, critic_lr, weight_decay, critic_clip, device)
         trainer = open_trainer(found, optimizer, lr, weight_decay, device)
-        if bonus is not None:
-            bonus.restore(trainer.facts)
+        bonus.restore(trainer.facts)
         record = new_record("update", {**params, **given}, policy=found.digest)
         for values in train_steps(
             trainer,

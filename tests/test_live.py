@@ -306,6 +306,12 @@ def test_an_impossible_bonus_is_a_usage_error(change: dict[str, float], words: s
         EntropyBonus(**({"control": "trl", "coef": 0.1} | change))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("flag", ["--entropy-target", "--entropy-delta", "--entropy-max"])
+def test_what_only_a_controller_uses_is_refused_without_one(cli: Cli, trained_on: Path, flag: str) -> None:
+    ran = cli("update", "--policy", "policy", "a.parquet", flag, "0.5")
+    assert (ran.code, f"{flag}: a fixed coefficient has no use for it" in ran.line) == (2, True), ran
+
+
 def test_a_controller_continues_in_the_next_process(cli: Cli, trained_on: Path) -> None:
     words = ("--entropy-control", "trl", "--entropy-target", "9", "--publish", "--json", "--lr", "0")
     for coefficient in (0.005, 0.01):

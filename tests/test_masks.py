@@ -267,3 +267,11 @@ def test_the_summary_counts_the_tokens_with_a_penalty(cli: Cli, scored: Path) ->
     assert (ran.code, "penalised_fraction 1," in ran.err) == (0, True), ran
     ran = cli("mask", "clip-v", "advantaged.parquet", "-o", "out.parquet")
     assert (ran.code, "penalised" in ran.err) == (0, False), ran
+
+
+@pytest.mark.parametrize("words", [("probability", "--factor", "1e39"), ("kl-cov", "--coef", "1e39")])
+def test_numbers_beyond_float32_are_refused(cli: Cli, scored: Path, words: tuple[str, ...]) -> None:
+    assert cli("advantage", "grpo", "scored.parquet", "-o", "a.parquet", "-q").code == 0
+    ran = cli("mask", *words, "a.parquet", "-o", "out.parquet")
+    assert ran.code != 0 and ("too large for float32" in ran.line or "check its parameters" in ran.line), ran
+    assert not (scored.parent / "out.parquet").exists()

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from entropyctl.dynamics import predicted_change
-from entropyctl.errors import EntropyctlError
+from entropyctl.errors import EntropyctlError, UsageError
 from entropyctl.inputs import inputs
 from entropyctl.masks._compiled import Array, Compiled
 from entropyctl.masks._moments import TOKENS_PER_BLOCK
@@ -134,7 +134,8 @@ def compile_mask(
     Raises:
         EntropyctlError: the method returned what is no `Compiled`, or no number per token.
     """
-    compiled = function(*inputs(rows, inputs_of(function), given), **params)
+    with np.errstate(over="ignore"):  # what overflows is refused below, by one line
+        compiled = function(*inputs(rows, inputs_of(function), given), **params)
     if not isinstance(compiled, Compiled):
         raise EntropyctlError(
             f"mask {function.__name__}: returned {type(compiled).__name__} and not Compiled; mend the method"
@@ -147,7 +148,7 @@ def compile_mask(
             raise EntropyctlError(f"mask {function.__name__}: returned {shape}; mend the method")
         if part_N is not None and name != "loss_mask" and not np.isfinite(part_N).all():
             raise EntropyctlError(
-                f"mask {function.__name__}: computed a weight that is not finite; this is a bug, please report it"
+                f"mask {function.__name__}: computed a weight that is not finite; check its parameters"
             )
     return compiled
 
@@ -163,6 +164,9 @@ def lay_over(rows: pa.Table, compiled: Compiled, summary: MaskSummary | None = N
         rows: one step.
         compiled: the method's numbers.
         summary: totals to add this step to.
+
+    Raises:
+        UsageError: a number does not fit into float32.
     """
     lengths_B = row_lengths(rows["loss_mask"])
     before = laid_on(rows)
@@ -171,7 +175,7 @@ def lay_over(rows: pa.Table, compiled: Compiled, summary: MaskSummary | None = N
         summary.add(rows, before, after, compiled.kl_coefs)
     for name, part in (("weights", compiled.weights), ("kl_coefs", compiled.kl_coefs)):
         if part is not None:
-            rows = with_column(rows, name, list_column(getattr(after, name), lengths_B, pa.float32()))
+            rows = with_column(rows, name, _float32_column(getattr(after, name), lengths_B, name))
     if compiled.loss_mask is None:
         return rows
     if "base_mask" not in rows.column_names:
@@ -193,6 +197,16 @@ def laid_on(rows: pa.Table) -> Laid:
     """What lies on the tokens of a step; a weight that was not computed is 1, a coefficient 0."""
     mask_N = flat_values(rows["loss_mask"]).astype(bool, copy=False)
     return Laid(_column(rows, "weights", 1.0), _column(rows, "kl_coefs", 0.0), mask_N)
+
+
+def _float32_column(values_N: Array, lengths_B: Array, name: str) -> pa.Array:
+    with np.errstate(over="ignore"):
+        stored_N = values_N.astype(np.float32, copy=False)
+    if not np.isfinite(stored_N).all():
+        raise UsageError(
+            f"{name}: this mask's numbers over those of the masks before are too large for float32; lower them"
+        )
+    return list_column(stored_N, lengths_B, pa.float32())
 
 
 def _where_not_all(mask_N: Array, lengths_B: Array) -> pa.Array:

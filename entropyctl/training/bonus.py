@@ -26,7 +26,7 @@ class EntropyBonus:
 
     control: Control
     coef: float
-    target: float = 0.2
+    target: float | None = None  # 0.2 for both controllers
     delta: float | None = None
     largest: float | None = None
     active: bool = field(init=False)
@@ -39,7 +39,11 @@ class EntropyBonus:
         """
         if self.control not in ("fixed", *DEFAULTS):
             raise UsageError(f"--entropy-control: there is no '{self.control}'; known: fixed, skywork, trl")
+        given = (("--entropy-target", self.target), ("--entropy-delta", self.delta), ("--entropy-max", self.largest))
+        if self.control == "fixed" and (idle := next((flag for flag, value in given if value is not None), None)):
+            raise UsageError(f"{idle}: a fixed coefficient has no use for it; add --entropy-control skywork or trl")
         delta, largest = DEFAULTS.get(self.control, (0.0, math.inf))
+        self.target = 0.2 if self.target is None else self.target
         self.delta = delta if self.delta is None else self.delta
         self.largest = largest if self.largest is None else self.largest
         # TRL applies no bonus before it has measured an entropy.

@@ -138,8 +138,11 @@ class Forecast:
         history = self._history.before(number) if specs else {}
         for index, (spec, memory) in enumerate(zip(specs, self._memories[name], strict=True)):
             given = {"history": history, "state": memory.before(number)}
+            params = spec.params
+            if self._history.path is None and params.get("eta", 0) is None:
+                params = {**params, "eta": self.eta}  # what a mask solves for is what is forecast
             try:
-                compiled = compile_mask(rows, self._functions[spec.name], spec.params, given)
+                compiled = compile_mask(rows, self._functions[spec.name], params, given)
             except UsageError as error:
                 raise UsageError(f"--masks {name}: {error}") from None
             memory.remember(number, compiled.state)

@@ -223,6 +223,11 @@ def test_a_mask_sees_the_metrics_before_its_step_alone(cli: Cli, advantaged: str
     assert found["all"]["under"]["budget:target-change=1e-5"]["total"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_without_a_history_a_budget_is_met_at_the_step_size_of_the_forecast(cli: Cli, advantaged: str) -> None:
+    found = forecast(cli, advantaged, "--lr", 1e-6, "--masks", "budget:target-change=1e-9")
+    assert found["steps"][0]["under"]["budget:target-change=1e-9"]["total"] == pytest.approx(1e-9, rel=1e-5)
+
+
 def test_composed_masks_are_those_of_the_pipe(cli: Cli, advantaged: str) -> None:
     spec = "clip-b:mu=0+top-entropy:fraction=0.5"
     found = forecast(cli, advantaged, "--lr", 1, "--masks", spec)["all"]

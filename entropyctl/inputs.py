@@ -175,7 +175,8 @@ def rewards(rows: pa.Table) -> Array:
     names = sorted(name for name in rows.column_names if name.startswith(REWARD_PREFIX))
     if not names:
         raise InputError(
-            f"no column '{REWARD_PREFIX}...' in the table; several rewards per response are columns reward_NAME"
+            f"no column '{REWARD_PREFIX}...' in the table; "
+            "make each by `entropyctl score --reward ... --reward-as NAME`"
         )
     for name in names:
         if (null_B := null_rows(rows[name])).any():

@@ -49,6 +49,12 @@ def run(argv: list[str]) -> int:
 def score(
     inputs: Inputs = None,
     reward: commands.Reward = None,
+    reward_as: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Write the grade as reward_NAME alone: one of several rewards, for `advantage gdpo`."
+        ),
+    ] = None,
     policy: commands.Policy = None,
     ref: Annotated[
         str | None, typer.Option(metavar="DIR", help="Reference model: log p of the tokens, as ref_logprobs.")
@@ -109,6 +115,7 @@ def score(
     does; it returns a number (correct where above 0) or a dict with "score" and perhaps "acc" and "pred".
     """
     params = dict(locals())
+    import re
     from contextlib import ExitStack
     from functools import reduce
 
@@ -136,6 +143,8 @@ def score(
         )
     if keep_old and policy is None:
         raise UsageError("--keep-old: belongs to --policy, which replaces the log-probabilities and entropies")
+    if reward_as is not None and (not grading or not re.fullmatch(r"[a-z0-9_]+", reward_as)):
+        raise UsageError(f"--reward-as {reward_as}: must be small letters, digits and _, beside --reward")
     needs = [*(["response"] if grading else []), *(["prompt_tokens", "tokens"] if scoring else [])]
     needs += ["logprobs", "entropies"] if keep_old else []
     needs += ["tokens", *([] if grading or steps_of == "all" else ["outcome"])] if steps else []
@@ -150,8 +159,8 @@ def score(
         if grading:
             grader = stack.enter_context(Grader(str(reward), timeout=timeout, workers=workers))
             grades = GradeSummary()
-            passes.append(lambda rows: grade_rows(rows, grader, source.path, grades))
-            made += GRADE_COLUMNS
+            passes.append(lambda rows: grade_rows(rows, grader, source.path, grades, reward_as))
+            made += GRADE_COLUMNS if reward_as is None else [f"reward_{reward_as}"]
         if scoring:
             from entropyctl.policy.scorer import open_scorers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from entropyctl.policy.checkpoint import load_model
 from entropyctl.policy.publish import publish
 from entropyctl.table import read
 
-from .conftest import CONTEXT, Cli, write_scored
+from .conftest import CONTEXT, ROOT, Cli, write_scored
 
 STATISTICS = ["logprobs", "entropies", "s_star", "expected_s", "sum_p2"]
 
@@ -180,3 +181,27 @@ def test_a_grader_that_fails_on_every_response_is_no_result(cli: Cli, rollouts: 
         ran = cli("score", rollouts, "--reward", f"python:{module}:score", "-o", "s.parquet")
         assert ran.code == 8 and "failed on every response" in ran.line, ran
         assert not (tmp_path / "s.parquet").exists()
+
+
+def test_several_rewards_stand_side_by_side(cli: Cli, scored: Path, tmp_path: Path) -> None:
+    """`advantage gdpo` reads all of them; the first grading stays what it was."""
+    (tmp_path / "graders.py").write_text(
+        "def brief(data_source, solution_str, ground_truth, extra_info=None):\n"
+        "    return float(len(solution_str) < 9)\n"
+        "def even(data_source, solution_str, ground_truth, extra_info=None):\n"
+        "    return float(int(solution_str[-1]) % 2 == 0)\n"
+    )
+    env = {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    for name, source, out in (("brief", "scored.parquet", "b.parquet"), ("even", "b.parquet", "e.parquet")):
+        words = ("--reward", f"python:graders:{name}", "--reward-as", name, source, "-o", out, "-q")
+        ran = cli("score", *words, env=env)
+        assert ran.code == 0, ran
+    with read([str(tmp_path / "e.parquet")]) as found, read([str(scored)]) as before:
+        rows = next(iter(found)).rows
+        assert rows["reward"].equals(next(iter(before)).rows["reward"])
+        assert rows["reward_even"].to_pylist() == [float(int(r[-1]) % 2 == 0) for r in rows["response"].to_pylist()]
+    assert cli("advantage", "gdpo", "e.parquet", "-o", "a.parquet", "-q").code == 0
+    ran = cli("advantage", "gdpo", "scored.parquet", "-o", "a.parquet")
+    assert (ran.code, "score --reward ... --reward-as NAME" in ran.line) == (3, True), ran
+    ran = cli("score", "--policy", "nowhere", "--reward-as", "x", "scored.parquet", "-o", "o.parquet")
+    assert (ran.code, "--reward-as x: must be" in ran.line) == (2, True), ran

@@ -38,14 +38,17 @@ class GradeSummary:
         self.outcomes.update(grade.outcome for grade in grades)
 
 
-def grade_rows(rows: pa.Table, grader: Grader, path: str, summary: GradeSummary | None = None) -> pa.Table:
-    """The rows of a step with `reward`, `outcome` and `predicted`.
+def grade_rows(
+    rows: pa.Table, grader: Grader, path: str, summary: GradeSummary | None = None, name: str | None = None
+) -> pa.Table:
+    """The rows of a step with `reward`, `outcome` and `predicted`; under a name, with `reward_NAME` alone.
 
     Args:
         rows: with `response`, and with `answer`, `data_source` and `extra` where the grader reads them.
         grader: an open grader.
         path: the input's name, for messages.
         summary: totals to add this step to.
+        name: what the reward is called where it is one of several (`advantage gdpo`); the others stay.
 
     Raises:
         InputError: a row lacks what the grader needs; names it.
@@ -53,6 +56,8 @@ def grade_rows(rows: pa.Table, grader: Grader, path: str, summary: GradeSummary 
     grades = grader.grade(_items(rows, path))
     if summary is not None:
         summary.add(grades)
+    if name is not None:
+        return with_column(rows, f"reward_{name}", row_column(np.array([g.reward for g in grades]), pa.float32()))
     if "token_rewards" in rows.column_names:
         rows = rows.drop_columns(["token_rewards"])  # a shaping's, of the rewards that were there before
     rows = with_column(rows, "reward", row_column(np.array([g.reward for g in grades]), pa.float32()))

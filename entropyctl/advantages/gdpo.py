@@ -27,8 +27,8 @@ def gdpo(
 
     A_t = whiten(sum_m w_m A_im),  A_im = (R_im - mean_g(R_m)) / (std_g(R_m) + eps)
 
-    The rewards are the table's columns `reward_NAME` (`score --reward-as NAME`), in order of name. The column `reward` is not read, so that
-    `overlong` and `kl-in-reward`, which change it, have no effect before this.
+    The rewards are the table's columns `reward_NAME` (`score --reward-as NAME`), in order of name. The column
+    `reward` is not read, so that `overlong` and `kl-in-reward`, which change it, have no effect before this.
 
     Paper: GDPO: Group reward-Decoupled Normalization Policy Optimization for Multi-reward RL Optimization,
     arXiv 2601.05242.

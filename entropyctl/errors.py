@@ -75,6 +75,22 @@ class Locked(EntropyctlError):
     exit_code = 11
 
 
+def require(holds: bool, flag: str, value: float, rule: str) -> None:
+    """Raise unless a value is allowed.
+
+    Args:
+        holds: whether it is; write the test so that it fails for NaN.
+        flag: the flag as typed, `--mu`.
+        value: what it was set to.
+        rule: what goes on after "must": `lie in [0, 1]`.
+
+    Raises:
+        UsageError: `--mu -1: must be ...`.
+    """
+    if not holds:
+        raise UsageError(f"{flag} {value:g}: must {rule}")
+
+
 @contextmanager
 def naming(path: str) -> Iterator[None]:
     """Put an input's name in front of what is found wrong with it where nobody knows the name any more."""

@@ -115,11 +115,10 @@ def score(
     does; it returns a number (correct where above 0) or a dict with "score" and perhaps "acc" and "pred".
     """
     params = dict(locals())
-    import re
     from contextlib import ExitStack
     from functools import reduce
 
-    from entropyctl.errors import EngineError, UsageError, one_line
+    from entropyctl.errors import EngineError, one_line
     from entropyctl.reporting import report
     from entropyctl.rewards import GRADE_COLUMNS, Grader, GradeSummary, grade_rows
     from entropyctl.table import new_record, notice, read, write
@@ -128,23 +127,13 @@ def score(
     grading = reward not in (None, "none")
     models = {"policy": policy, "ref": ref, "prm": prm, "critic": critic}
     scoring = any(path is not None for path in models.values())
-    for flag, value in (
-        ("judge", judge),
-        ("judge-model", judge_model),
-        ("step-prm", step_prm),
-        ("tokenizer", tokenizer),
-    ):
-        if value is not None and not steps:
-            raise UsageError(f"--{flag} belongs to --steps; give that too")
-    if not grading and not scoring and not steps:
-        raise UsageError(
-            "nothing to do; give --reward to grade, --policy to compute token statistics, or both (or --ref, --prm, "
-            "--critic, --steps)"
-        )
-    if keep_old and policy is None:
-        raise UsageError("--keep-old: belongs to --policy, which replaces the log-probabilities and entropies")
-    if reward_as is not None and (not grading or not re.fullmatch(r"[a-z0-9_]+", reward_as)):
-        raise UsageError(f"--reward-as {reward_as}: must be small letters, digits and _, beside --reward")
+    _refuse(
+        reward_as=reward_as,
+        grading=grading,
+        keep_old=keep_old and policy is None,
+        idle=not (grading or scoring or steps),
+        without_steps=() if steps else (judge, judge_model, step_prm, tokenizer),
+    )
     needs = [*(["response"] if grading else []), *(["prompt_tokens", "tokens"] if scoring else [])]
     needs += ["logprobs", "entropies"] if keep_old else []
     needs += ["tokens", *([] if grading or steps_of == "all" else ["outcome"])] if steps else []
@@ -219,3 +208,37 @@ def score(
         if grading and grader.first_error and not quiet:
             notice(f"score: the first grading error: {one_line(grader.first_error)}")
     report("score", summary, as_json=json, quiet=quiet, stdout_is_data=output in (None, "-"))
+
+
+STEP_FLAGS = ("--judge", "--judge-model", "--step-prm", "--tokenizer")
+
+
+def _refuse(
+    *, reward_as: str | None, grading: bool, keep_old: bool, idle: bool, without_steps: tuple[str | None, ...]
+) -> None:
+    """Refuse flags that would do nothing.
+
+    Args:
+        reward_as: value of --reward-as.
+        grading: a grader is named.
+        keep_old: --keep-old stands without --policy.
+        idle: nothing at all is asked for.
+        without_steps: values of STEP_FLAGS where --steps is not given.
+    """
+    import re
+
+    from entropyctl.errors import UsageError
+
+    if idle_flag := next(
+        (flag for flag, value in zip(STEP_FLAGS, without_steps, strict=False) if value is not None), None
+    ):
+        raise UsageError(f"{idle_flag} belongs to --steps; give that too")
+    if reward_as is not None and (not grading or not re.fullmatch(r"[a-z0-9_]+", reward_as)):
+        raise UsageError(f"--reward-as {reward_as}: must be small letters, digits and _, beside --reward")
+    if idle:
+        raise UsageError(
+            "nothing to do; give --reward to grade, --policy to compute token statistics, or both (or --ref, --prm, "
+            "--critic, --steps)"
+        )
+    if keep_old:
+        raise UsageError("--keep-old: belongs to --policy, which replaces the log-probabilities and entropies")

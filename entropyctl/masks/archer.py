@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from entropyctl.errors import require
 from entropyctl.masks._compiled import Array, Compiled
 from entropyctl.masks._ratio import clip_holds
-from entropyctl.masks._require import require
 from entropyctl.masks._select import row_quantiles
 
 

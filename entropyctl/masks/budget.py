@@ -7,9 +7,8 @@ import math
 import numpy as np
 
 from entropyctl.dynamics import calibrated, predicted_change
-from entropyctl.errors import UsageError
+from entropyctl.errors import UsageError, require
 from entropyctl.masks._compiled import Array, Compiled
-from entropyctl.masks._require import require
 
 
 def budget(

@@ -7,11 +7,11 @@ from typing import Literal
 
 import numpy as np
 
+from entropyctl.errors import require
 from entropyctl.masks._compiled import Array, Compiled, removed
 from entropyctl.masks._covariance import covariances
 from entropyctl.masks._random import uniform
 from entropyctl.masks._ratio import clip_holds
-from entropyctl.masks._require import require
 from entropyctl.masks._select import lowest
 
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from entropyctl.errors import require
 from entropyctl.masks._compiled import Array, Compiled, removed
-from entropyctl.masks._require import require
 
 # Added to both entropies by the authors' code, so that two deterministic policies are alike.
 SMALLEST = 1e-8

@@ -7,9 +7,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from entropyctl.errors import require
 from entropyctl.masks._compiled import Array, Compiled
 from entropyctl.masks._off_policy import clamped, log_ratio, row_sums
-from entropyctl.masks._require import require
 
 
 class Preset(NamedTuple):

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
+from entropyctl.errors import require
 from entropyctl.masks._compiled import Array, Compiled
 from entropyctl.masks._covariance import covariances
-from entropyctl.masks._require import require
 from entropyctl.masks._select import lowest
 
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from entropyctl.errors import require
 from entropyctl.masks._compiled import Array, Compiled
-from entropyctl.masks._require import require
 
 
 def probability(

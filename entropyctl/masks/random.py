@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
+from entropyctl.errors import require
 from entropyctl.masks._compiled import Array, Compiled, removed
 from entropyctl.masks._random import uniform
-from entropyctl.masks._require import require
 
 
 def random(

@@ -7,10 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from entropyctl.errors import UsageError
+from entropyctl.errors import UsageError, require
 from entropyctl.masks._compiled import Array, Compiled, removed
 from entropyctl.masks._off_policy import clamped, log_ratio, row_means, row_sums
-from entropyctl.masks._require import require
 
 # verl has no defaults; these are its documented presets. Elsewhere: 0.5 to 2 for a ratio, 0.01 for a divergence.
 BOUNDS = {"seq_mean_k1": (0.999, 1.001)}

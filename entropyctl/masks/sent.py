@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from entropyctl.errors import require
 from entropyctl.masks._compiled import Array, Compiled
 from entropyctl.masks._covariance import covariances
-from entropyctl.masks._require import require
 from entropyctl.masks._select import lowest
 
 # What the authors' code multiplies its coefficient by on the highest and on the lowest covariances.

@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from entropyctl.errors import require
 from entropyctl.masks._compiled import Array, Compiled, removed
 from entropyctl.masks._off_policy import log_ratio, row_means
-from entropyctl.masks._require import require
 
 
 def sequence(

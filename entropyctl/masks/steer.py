@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from entropyctl.errors import require
 from entropyctl.masks._compiled import Array, Compiled
-from entropyctl.masks._require import require
 
 # The authors keep probabilities off 0 and 1, where the logarithm and the ratio have no value.
 SMALLEST_PROBABILITY = 1e-8

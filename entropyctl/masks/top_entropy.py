@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from entropyctl.errors import require
 from entropyctl.masks._compiled import Array, Compiled, removed
-from entropyctl.masks._require import require
 from entropyctl.masks._select import lowest, quantile
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from entropyctl.errors import require
 from entropyctl.objectives._policy_loss import PolicyLoss
-from entropyctl.objectives._ratio import require, token_ratio
+from entropyctl.objectives._ratio import token_ratio
 
 
 def check(delta_low: float, delta_high: float, max_ratio: float) -> None:
@@ -14,9 +15,9 @@ def check(delta_low: float, delta_high: float, max_ratio: float) -> None:
     Raises:
         UsageError: names the flag.
     """
-    require(delta_low >= 0, "delta-low", delta_low, "be 0 or above")
-    require(delta_high >= 0, "delta-high", delta_high, "be 0 or above")
-    require(max_ratio > 0, "max-ratio", max_ratio, "be above 0")
+    require(delta_low >= 0, "--delta-low", delta_low, "be 0 or above")
+    require(delta_high >= 0, "--delta-high", delta_high, "be 0 or above")
+    require(max_ratio > 0, "--max-ratio", max_ratio, "be above 0")
 
 
 def gated(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, keep_N: Tensor, max_ratio: float) -> PolicyLoss:

@@ -45,19 +45,7 @@ def trl(coef: float, entropy: float, target: float, delta: float, low: float, hi
     Code: TRL, GRPOTrainer (target 0.2, delta 0.005, low 0, high 1). Its H is the exact mean token entropy over the
     accumulation window. The bonus is not active before anything was measured (the entropy is then taken as infinite).
 
-    Args:
-        coef: the coefficient so far.
-        entropy: mean entropy of the step's tokens, nats.
-        target: entropy to hold, nats.
-        delta: change of the coefficient per step.
-        low: smallest coefficient.
-        high: largest coefficient.
-
-    Returns:
-        The coefficient of this step, and whether it acts.
-
-    Raises:
-        UsageError: a number makes no sense.
+    Args, returns and raises as `skywork`.
     """
     return _follow(coef, entropy, entropy <= target, (target, delta, low, high))
 

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from entropyctl.errors import require
 from entropyctl.objectives._policy_loss import PolicyLoss
-from entropyctl.objectives._ratio import require
 from entropyctl.objectives._rows import row_mean
 
 REDUCTION = "seq-mean-token-mean"
@@ -52,7 +52,7 @@ def bcpg(
     Raises:
         UsageError: tau is negative or not finite.
     """
-    require(0 <= tau < math.inf, "tau", tau, "be a finite number, 0 or above")
+    require(0 <= tau < math.inf, "--tau", tau, "be a finite number, 0 or above")
     mean_N, count_N = row_mean(logprobs - ref_logprobs, row_of_token, loss_mask)
     regulariser_N = 0.5 * tau * count_N * mean_N.square()  # D^2 / |y|
     return PolicyLoss(-advantages * logprobs + regulariser_N, torch.zeros_like(loss_mask))

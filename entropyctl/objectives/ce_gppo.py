@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from entropyctl.errors import require
 from entropyctl.objectives._policy_loss import PolicyLoss
-from entropyctl.objectives._ratio import require, token_ratio
+from entropyctl.objectives._ratio import token_ratio
 
 
 def ce_gppo(
@@ -55,11 +56,11 @@ def ce_gppo(
     Raises:
         UsageError: a bound or a scale makes no sense.
     """
-    require(0 <= clip_low <= 1, "clip-low", clip_low, "lie in [0, 1]")
-    require(clip_high >= 0, "clip-high", clip_high, "be 0 or above")
-    require(0 <= beta1 < math.inf, "beta1", beta1, "be a finite number, 0 or above")
-    require(0 <= beta2 < math.inf, "beta2", beta2, "be a finite number, 0 or above")
-    require(dual_clip > 1, "dual-clip", dual_clip, "be above 1")
+    require(0 <= clip_low <= 1, "--clip-low", clip_low, "lie in [0, 1]")
+    require(clip_high >= 0, "--clip-high", clip_high, "be 0 or above")
+    require(0 <= beta1 < math.inf, "--beta1", beta1, "be a finite number, 0 or above")
+    require(0 <= beta2 < math.inf, "--beta2", beta2, "be a finite number, 0 or above")
+    require(dual_clip > 1, "--dual-clip", dual_clip, "be above 1")
     ratio_N = token_ratio(logprobs, old_logprobs)
     fixed_N = ratio_N.detach()
     low_N = (advantages < 0) & (fixed_N < 1 - clip_low)

@@ -6,8 +6,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from entropyctl.errors import require
 from entropyctl.objectives._policy_loss import PolicyLoss
-from entropyctl.objectives._ratio import require, token_ratio
+from entropyctl.objectives._ratio import token_ratio
 
 # (clip_low, clip_high); a ratio is above 0, so that clip_low 1 is no bound.
 BOUNDS = {"verl": (0.2, 0.2), "trinity": (1.0, 0.28), "trl": (1.0, 4.0), "open-instruct": (1.0, 0.272)}
@@ -53,8 +54,8 @@ def cispo(
     """
     low, high = BOUNDS[bounds]
     low, high = low if clip_low is None else clip_low, high if clip_high is None else clip_high
-    require(low >= 0, "clip-low", low, "be 0 or above")
-    require(high >= 0, "clip-high", high, "be 0 or above")
+    require(low >= 0, "--clip-low", low, "be 0 or above")
+    require(high >= 0, "--clip-high", high, "be 0 or above")
     ratio_N = token_ratio(logprobs, old_logprobs).detach()
     weight_N = ratio_N.clamp(1 - low, 1 + high)
     return PolicyLoss(-weight_N * advantages * logprobs, weight_N != ratio_N)

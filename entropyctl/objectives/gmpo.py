@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from entropyctl.errors import require
 from entropyctl.objectives._policy_loss import PolicyLoss
-from entropyctl.objectives._ratio import LARGEST_LOG_RATIO, require
+from entropyctl.objectives._ratio import LARGEST_LOG_RATIO
 from entropyctl.objectives._rows import row_mean
 
 REDUCTION = "seq-mean-token-mean"
@@ -54,8 +55,8 @@ def gmpo(
     Raises:
         UsageError: a bound is negative or no number.
     """
-    require(clip_low >= 0, "clip-low", clip_low, "be 0 or above")
-    require(clip_high >= 0, "clip-high", clip_high, "be 0 or above")
+    require(clip_low >= 0, "--clip-low", clip_low, "be 0 or above")
+    require(clip_high >= 0, "--clip-high", clip_high, "be 0 or above")
     delta_N, sign_N = logprobs - old_logprobs, advantages.sign()
     plain_N, clipped_N = sign_N * delta_N, sign_N * delta_N.clamp(-clip_low, clip_high)
     mean_N, _ = row_mean(sign_N * torch.minimum(plain_N, clipped_N), row_of_token, loss_mask)

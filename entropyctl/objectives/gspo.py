@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from entropyctl.errors import require
 from entropyctl.objectives._policy_loss import PolicyLoss
-from entropyctl.objectives._ratio import require
 from entropyctl.objectives._rows import row_mean
 
 REDUCTION = "seq-mean-token-mean"
@@ -57,8 +57,8 @@ def gspo(
     Raises:
         UsageError: a bound makes no sense.
     """
-    require(0 <= clip_low <= 1, "clip-low", clip_low, "lie in [0, 1]")
-    require(clip_high >= 0, "clip-high", clip_high, "be 0 or above")
+    require(0 <= clip_low <= 1, "--clip-low", clip_low, "lie in [0, 1]")
+    require(clip_high >= 0, "--clip-high", clip_high, "be 0 or above")
     mean_N, _ = row_mean(logprobs - old_logprobs, row_of_token, loss_mask)
     ratio_N = mean_N.clamp(max=LARGEST_MEAN_LOG_RATIO).exp()
     plain_N = -advantages * ratio_N

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from entropyctl.errors import require
 from entropyctl.objectives._policy_loss import PolicyLoss
-from entropyctl.objectives._ratio import require, token_ratio
+from entropyctl.objectives._ratio import token_ratio
 
 
 def ppo(
@@ -52,9 +53,9 @@ def ppo(
     Raises:
         UsageError: a bound makes no sense.
     """
-    require(0 <= clip_low <= 1, "clip-low", clip_low, "lie in [0, 1]")
-    require(clip_high >= 0, "clip-high", clip_high, "be 0 or above")
-    require(dual_clip > 1, "dual-clip", dual_clip, "be above 1")
+    require(0 <= clip_low <= 1, "--clip-low", clip_low, "lie in [0, 1]")
+    require(clip_high >= 0, "--clip-high", clip_high, "be 0 or above")
+    require(dual_clip > 1, "--dual-clip", dual_clip, "be above 1")
     ratio_N = token_ratio(logprobs, old_logprobs)
     plain_N = -advantages * ratio_N
     clipped_N = -advantages * ratio_N.clamp(1 - clip_low, 1 + clip_high)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from entropyctl.errors import require
 from entropyctl.objectives._policy_loss import PolicyLoss
-from entropyctl.objectives._ratio import require
 from entropyctl.objectives._rows import row_mean
 
 REDUCTION = "seq-mean-token-mean"
@@ -55,7 +55,7 @@ def prime_rm(
     Raises:
         UsageError: beta is not above 0, or not finite.
     """
-    require(0 < beta < math.inf, "beta", beta, "be a finite number above 0")
+    require(0 < beta < math.inf, "--beta", beta, "be a finite number above 0")
     mean_N, count_N = row_mean(logprobs - ref_logprobs, row_of_token, loss_mask)
     target_N = correct[row_of_token].to(mean_N.dtype)
     loss_N = binary_cross_entropy_with_logits(beta * count_N * mean_N, target_N, reduction="none")

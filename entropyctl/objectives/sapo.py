@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from entropyctl.errors import require
 from entropyctl.objectives._policy_loss import PolicyLoss
-from entropyctl.objectives._ratio import require, token_ratio
+from entropyctl.objectives._ratio import token_ratio
 
 REDUCTION = "seq-mean-token-mean"
 
@@ -50,8 +51,8 @@ def sapo(
     Raises:
         UsageError: a tau is not above 0, or not finite.
     """
-    require(0 < tau_pos < math.inf, "tau-pos", tau_pos, "be a finite number above 0")
-    require(0 < tau_neg < math.inf, "tau-neg", tau_neg, "be a finite number above 0")
+    require(0 < tau_pos < math.inf, "--tau-pos", tau_pos, "be a finite number above 0")
+    require(0 < tau_neg < math.inf, "--tau-neg", tau_neg, "be a finite number above 0")
     tau_N = torch.where(advantages > 0, tau_pos, torch.full_like(advantages, tau_neg))
     gate_N = torch.sigmoid(tau_N * (token_ratio(logprobs, old_logprobs) - 1)) * 4 / tau_N
     return PolicyLoss(-advantages * gate_N, torch.zeros_like(advantages, dtype=torch.bool))

@@ -144,9 +144,12 @@ def token_key(rows: pa.Table) -> Array:
     words = (hashlib.blake2b(repr(key).encode(), digest_size=8).digest() for key in names)
     row_B = np.frombuffer(b"".join(words), np.uint64)
     lengths_B = lengths(rows)
-    first_B = np.cumsum(lengths_B) - lengths_B
-    position_N = (np.arange(lengths_B.sum()) - np.repeat(first_B, lengths_B)).astype(np.uint64)
-    return np.repeat(row_B, lengths_B) + position_N * np.uint64(0x9E3779B97F4A7C15)
+    first_B = (np.cumsum(lengths_B) - lengths_B).astype(np.uint64)
+    step = np.uint64(0x9E3779B97F4A7C15)
+    key_N = np.arange(lengths_B.sum(), dtype=np.uint64)  # its row's word + step x position; unsigned arrays wrap around
+    key_N *= step
+    key_N += np.repeat(row_B - step * first_B, lengths_B)
+    return key_N
 
 
 def token_rewards(rows: pa.Table) -> Array:

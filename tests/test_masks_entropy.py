@@ -19,7 +19,7 @@ from entropyctl.masks import archer, clip_b, clip_cov, clip_v, erc, kl_cov, none
 from entropyctl.masks._covariance import covariances
 from entropyctl.masks._random import uniform
 from entropyctl.masks._ratio import clip_holds
-from entropyctl.masks._select import lowest, quantile, row_quantiles
+from entropyctl.masks._select import lowest, quantile, ranked, row_quantiles
 
 from .conftest import ROOT
 
@@ -213,6 +213,26 @@ def test_the_quantile_is_numpys(values: np.ndarray, tenths: int) -> None:
     assert row_quantiles(values, rows, q) == pytest.approx(np.array(expected), abs=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["random", "ties", "ascending", "every 64th is an outlier"])
+@pytest.mark.parametrize("number_type", [np.float32, np.float64])
+def test_ranks_of_a_long_array_are_those_of_its_sort(kind: str, number_type: type) -> None:
+    """A sample guesses where a rank lies; a guess that misleads must not show."""
+    values = np.random.default_rng(5).exponential(0.4, 100_000).astype(number_type)
+    if kind == "ties":
+        values[::2] = 0
+    elif kind == "ascending":
+        values.sort()
+    elif kind == "every 64th is an outlier":
+        values[::64] = np.where(np.arange(len(values[::64])) % 2, 1e9, -1e9)
+    expected = np.sort(values)
+    for rank in (0, 1, 100, 20_000, 49_999, 50_000, 99_998, 99_999):
+        assert ranked(values, rank) == expected[rank]
+    assert quantile(values, 0.8) == pytest.approx(np.quantile(values.astype(float), 0.8), abs=1e-12)
+    chosen = lowest(values, np.random.default_rng(6).integers(0, 2**63, len(values)).astype(np.uint64), 20_000)
+    assert chosen.sum() == 20_000
+    assert values[chosen].max() <= values[~chosen].min()
+
+
 def test_a_quantile_that_is_one_of_the_values_is_that_value() -> None:
     values = np.array([0.01, 0.02, 0.03, 0.04, 9, 10, 11, 12, 13, 14, 15])
     assert quantile(values, 1 - 0.7) == 0.04  # (1 - 0.7) * 10 is just above 3
@@ -367,13 +387,15 @@ def test_archers_penalty_is_a_mean_over_low_entropy_tokens() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.floats(-3, 3), st.sampled_from([-1.0, 0.0, 1.0]), st.floats(0, 0.9), st.floats(0, 2)),
+        st.tuples(st.integers(-3000, 3000).map(lambda n: n / 1000), st.sampled_from([-1.0, 0.0, 1.0])),
         min_size=1,
         max_size=20,
-    )
+    ),
+    st.sampled_from([0.0, 0.2, 0.9, 1.0, 3.0]),
+    st.sampled_from([0.0, 0.28, 1.0, 4.0, 1e9]),
 )
-def test_a_clip_holds_where_ppos_gradient_is_zero(tokens: list[tuple[float, float, float, float]]) -> None:
-    delta, a, low, high = (np.array(column) for column in zip(*tokens, strict=True))
+def test_a_clip_holds_where_ppos_gradient_is_zero(tokens: list[tuple[float, float]], low: float, high: float) -> None:
+    delta, a = (np.array(column) for column in zip(*tokens, strict=True))
     held = clip_holds(delta, np.zeros(len(delta)), a, low, high)
     ratio = np.exp(delta)
     assert np.array_equal(held, -a * np.clip(ratio, 1 - low, 1 + high) > -a * ratio)

@@ -12,8 +12,8 @@ import pyarrow as pa
 from entropyctl.dynamics import predicted_change
 from entropyctl.errors import EntropyctlError, UsageError
 from entropyctl.inputs import inputs
+from entropyctl.masks._blocks import blocks
 from entropyctl.masks._compiled import Array, Compiled
-from entropyctl.masks._moments import TOKENS_PER_BLOCK
 from entropyctl.registry import inputs_of
 from entropyctl.table.columns import flat_values, list_column, row_lengths, row_of_token, values_or, with_column
 
@@ -107,17 +107,24 @@ class MaskSummary:
             setattr(self, f"{name}_removed", getattr(self, f"{name}_removed") + removed)
         if self.has_scores:
             scores = (advantages_N, flat_values(rows["s_star"]), flat_values(rows["expected_s"]))
-            for start in range(0, len(advantages_N), TOKENS_PER_BLOCK):
-                at = slice(start, start + TOKENS_PER_BLOCK)
+            for at in blocks(len(advantages_N)):
                 change = predicted_change(*(values[at] for values in scores))
-                self.change_before += _total(change, before, at)
-                self.change_after += _total(change, after, at)
+                total = _total(change, before, at)
+                self.change_before += total
+                self.change_after += total if _pulls_alike(before, after, at) else _total(change, after, at)
 
 
 def _total(change: Array, laid: Laid, at: slice) -> float:
     """Sum over the counted tokens of a block, by their weights."""
-    factor = laid.loss_mask[at] if laid.weights is None else laid.loss_mask[at] * laid.weights[at]
-    return float((change * factor).sum(dtype=np.float64))
+    if laid.weights is not None:
+        change = change * laid.weights[at]
+    return float(change.sum(where=laid.loss_mask[at], dtype=np.float64))
+
+
+def _pulls_alike(before: Laid, after: Laid, at: slice) -> bool:
+    """Whether a mask has left the tokens of a block as they were."""
+    same = after.weights is before.weights and np.array_equal(before.loss_mask[at], after.loss_mask[at])
+    return bool(same)
 
 
 def compile_mask(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from entropyctl.masks._blocks import in_blocks, mean
 from entropyctl.masks._compiled import Array
 
 
@@ -19,5 +20,5 @@ def covariances(advantages_M: Array, logprobs_M: Array) -> Array:
     """
     if len(advantages_M) == 0:
         return np.zeros(0)
-    a_M, l_M = (np.asarray(x, np.float64) for x in (advantages_M, logprobs_M))
-    return (a_M - a_M.mean()) * (l_M - l_M.mean())
+    mean_A, mean_logp = mean(advantages_M), mean(logprobs_M)
+    return in_blocks(lambda A, logp: (A - mean_A) * (logp - mean_logp), advantages_M, logprobs_M)

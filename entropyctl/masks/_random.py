@@ -32,6 +32,8 @@ def uniform(token_key_N: Array, seed: int) -> Array:
 
 def _splitmix64(state_N: Array) -> Array:
     z_N = state_N + np.uint64(_GOLDEN)  # unsigned arrays wrap around
-    z_N = (z_N ^ (z_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z_N = (z_N ^ (z_N >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z_N ^ (z_N >> np.uint64(31))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        z_N ^= z_N >> np.uint64(shift)
+        z_N *= np.uint64(factor)
+    z_N ^= z_N >> np.uint64(31)
+    return z_N

@@ -8,6 +8,27 @@ import numpy as np
 
 from entropyctl.masks._compiled import Array
 
+# Of an array this long one value in 64 is looked at to guess where a rank lies.
+_LONG = 65_536
+_STRIDE = 64
+
+
+def counted(valid_N: Array, *values_N: Array) -> list[Array]:
+    """The values of the counted tokens, in the order that they are given; copies only where a token is not counted."""
+    if np.all(valid_N):
+        return [np.asarray(part_N) for part_N in values_N]
+    at = np.flatnonzero(valid_N)
+    return [np.asarray(part_N)[at] for part_N in values_N]
+
+
+def spread(values_M: Array, valid_N: Array, elsewhere: float) -> Array:
+    """`[N]` the counted tokens' values in their places and `elsewhere` in the others: `counted`, undone."""
+    if np.all(valid_N):
+        return values_M
+    found_N = np.full(len(valid_N), elsewhere, values_M.dtype)
+    found_N[valid_N] = values_M
+    return found_N
+
 
 def lowest(values_M: Array, token_key_M: Array, count: int) -> Array:
     """True for the `count` smallest values; among equal ones the smallest keys come first.
@@ -22,24 +43,38 @@ def lowest(values_M: Array, token_key_M: Array, count: int) -> Array:
     """
     if count <= 0 or count >= len(values_M):
         return np.full(len(values_M), count > 0)
-    bound = np.partition(values_M, count - 1)[count - 1]
+    bound = ranked(values_M, count - 1)
     chosen_M = values_M < bound
     ties = np.flatnonzero(values_M == bound)
-    first = np.argsort(token_key_M[ties], kind="stable")[: count - int(chosen_M.sum())]
-    chosen_M[ties[first]] = True
+    missing = count - int(np.count_nonzero(chosen_M))
+    chosen_M[ties[np.argpartition(token_key_M[ties], missing - 1)[:missing]]] = True
     return chosen_M
+
+
+def ranked(values_M: Array, rank: int) -> float:
+    """The value that stands at `rank`, from 0, among the sorted ones.
+
+    In a long array a sample says between which two values it will lie (Floyd and Rivest, 1975), and only those
+    between are ranked; where the sample misled, all are.
+    """
+    if len(values_M) >= _LONG:
+        sample = np.sort(values_M[::_STRIDE])
+        place = rank / _STRIDE
+        slack = 4 * math.sqrt(place) + 4
+        low = sample[max(int(place - slack), 0)] if place > slack else -math.inf
+        high = sample[int(place + slack)] if place + slack < len(sample) else math.inf
+        below = int(np.count_nonzero(values_M < low))
+        between = values_M[(values_M >= low) & (values_M <= high)]
+        if below <= rank < below + len(between):
+            values_M, rank = between, rank - below
+    return float(np.partition(values_M, rank)[rank])
 
 
 def quantile(values_M: Array, q: float) -> float:
     """The q-quantile by linear interpolation, as numpy and torch define it; `values_M` must not be empty."""
-    place = q * (len(values_M) - 1)
-    # A product that should be whole misses it by rounding; the quantile must then be the value itself, for `>=`.
-    if abs(place - round(place)) < 1e-9 * len(values_M):
-        place = round(place)
-    below = math.floor(place)
-    above = min(below + 1, len(values_M) - 1)
-    found = np.partition(values_M, (below, above))
-    return float(found[below] + (place - below) * (found[above] - found[below]))
+    below, above, share = (part.item() for part in _places(np.array(len(values_M)), q))
+    low = ranked(values_M, below)
+    return low if above == below else low + share * (ranked(values_M, above) - low)
 
 
 def row_quantiles(values_M: Array, row_M: Array, q: float) -> Array:
@@ -51,11 +86,27 @@ def row_quantiles(values_M: Array, row_M: Array, q: float) -> Array:
         q: in [0, 1].
 
     Returns:
-        `[M]`, the same for all tokens of a row.
+        `[M]` float64, the same for all tokens of a row.
     """
-    found_M = np.empty(len(values_M))
     order = np.argsort(row_M, kind="stable")
-    for at in np.split(order, np.flatnonzero(np.diff(row_M[order])) + 1):
-        if len(at):
-            found_M[at] = quantile(values_M[at], q)
+    ordered_M = row_M[order]
+    first_B = np.append(np.zeros(min(len(order), 1), np.int64), np.flatnonzero(ordered_M[1:] != ordered_M[:-1]) + 1)
+    length_B = np.diff(first_B, append=len(order))
+    sorted_M = values_M[order]
+    for row in np.split(sorted_M, first_B[1:]):
+        row.sort()
+    below_B, above_B, share_B = _places(length_B, q)
+    low_B, high_B = (sorted_M[first_B + place_B].astype(np.float64) for place_B in (below_B, above_B))
+    found_M = np.empty(len(values_M))
+    found_M[order] = np.repeat(low_B + share_B * (high_B - low_B), length_B)
     return found_M
+
+
+def _places(length: Array, q: float) -> tuple[Array, Array, Array]:
+    """The two ranks between which the q-quantile of `length` values lies, and how far it lies beyond the first."""
+    place = q * (length - 1)
+    # A product that should be whole misses it by rounding; the quantile must then be the value itself, for `>=`.
+    whole = np.round(place)
+    place = np.where(np.abs(place - whole) < 1e-9 * length, whole, place)
+    below = np.floor(place).astype(np.int64)
+    return below, np.minimum(below + 1, length - 1), place - below

@@ -10,7 +10,7 @@ import numpy as np
 from entropyctl.errors import require
 from entropyctl.masks._compiled import Array, Compiled
 from entropyctl.masks._ratio import clip_holds
-from entropyctl.masks._select import row_quantiles
+from entropyctl.masks._select import counted, row_quantiles, spread
 
 
 def archer(
@@ -77,14 +77,15 @@ def archer(
     for flag, eps in (("--clip-low-entropy", clip_low_entropy), ("--clip-high-entropy", clip_high_entropy)):
         require(0 <= eps < math.inf, flag, eps, "be a finite number, 0 or above")
     require(0 <= coef < math.inf, "--coef", coef, "be a finite number, 0 or above")
-    at = np.flatnonzero(loss_mask)
-    entropies_M = np.asarray(entropies[at], np.float64)
-    tau_M = row_quantiles(entropies_M, row_of_token[at], quantile)
+    valid_N = np.asarray(loss_mask, bool)
+    entropies_M, row_M = counted(valid_N, entropies, row_of_token)
+    tau_M = row_quantiles(entropies_M, row_M, quantile)
     low_M = entropies_M <= tau_M if variant == "authors" else entropies_M < tau_M
-    eps_M = np.where(low_M, clip_low_entropy, clip_high_entropy)
-    held_M = clip_holds(logprobs[at], old_logprobs[at], advantages[at], eps_M, eps_M)
-    weights_N, kl_coefs_N = np.ones(len(loss_mask), np.float32), np.zeros(len(loss_mask), np.float32)
-    weights_N[at[held_M]] = 0.0
+    del tau_M  # a step's float64
+    new_M, old_M, A_M = counted(valid_N, logprobs, old_logprobs, advantages)
+    tight_M, wide_M = (clip_holds(new_M, old_M, A_M, eps, eps) for eps in (clip_low_entropy, clip_high_entropy))
+    held_M = np.where(low_M, tight_M, wide_M)
     share = low_M.mean() if variant == "authors" and low_M.any() else 1.0
-    kl_coefs_N[at[low_M]] = coef / share
-    return Compiled(weights_N, kl_coefs_N)
+    kl_coefs_M = np.zeros(len(low_M), np.float32)
+    kl_coefs_M[low_M] = coef / share
+    return Compiled(spread((~held_M).astype(np.float32), valid_N, 1.0), spread(kl_coefs_M, valid_N, 0.0))

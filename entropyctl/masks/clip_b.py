@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 
 from entropyctl.errors import require
+from entropyctl.masks._blocks import moments
 from entropyctl.masks._clip import outliers, worst
 from entropyctl.masks._compiled import Array, Compiled, removed
-from entropyctl.masks._moments import moments
 
 
 def clip_b(

@@ -12,7 +12,7 @@ from entropyctl.masks._compiled import Array, Compiled, removed
 from entropyctl.masks._covariance import covariances
 from entropyctl.masks._random import uniform
 from entropyctl.masks._ratio import clip_holds
-from entropyctl.masks._select import lowest
+from entropyctl.masks._select import counted, lowest, spread
 
 
 def clip_cov(
@@ -80,16 +80,17 @@ def clip_cov(
     require(lower <= upper, "--lower", lower, f"not lie above --upper {upper:g}")
     require(0 <= clip_low < math.inf, "--clip-low", clip_low, "be a finite number, 0 or above")
     require(0 <= clip_high < math.inf, "--clip-high", clip_high, "be a finite number, 0 or above")
-    at = np.flatnonzero(loss_mask)
-    cov_M = covariances(advantages[at], logprobs[at])
-    count = int(ratio * len(at))
+    valid_N = np.asarray(loss_mask, bool)
+    new_M, old_M, advantages_M, key_M = counted(valid_N, logprobs, old_logprobs, advantages, token_key)
+    cov_M = covariances(advantages_M, new_M)
+    count = int(ratio * len(cov_M))
     if variant == "verl":
-        held_M = clip_holds(logprobs[at], old_logprobs[at], advantages[at], clip_low, clip_high)
-        candidates = at[(cov_M > lower) & (cov_M < upper) & ~held_M]
+        candidate_M = (cov_M > lower) & (cov_M < upper)
+        candidate_M &= ~clip_holds(new_M, old_M, advantages_M, clip_low, clip_high)
         count = max(count, 1)
     else:
-        candidates = at[(cov_M >= lower) & (cov_M <= upper)]
-    keys = token_key[candidates]
-    keep_N = np.ones(len(loss_mask), bool)
-    keep_N[candidates[lowest(uniform(keys, seed), keys, count)]] = False
-    return removed(keep_N, loss_mask, counted=True)
+        candidate_M = (cov_M >= lower) & (cov_M <= upper)
+    keys = key_M[candidate_M]
+    keep_M = np.ones(len(cov_M), bool)
+    keep_M[np.flatnonzero(candidate_M)[lowest(uniform(keys, seed), keys, count)]] = False
+    return removed(spread(keep_M, valid_N, True), valid_N, counted=True)

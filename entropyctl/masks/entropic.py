@@ -8,7 +8,9 @@ from typing import Literal
 import numpy as np
 
 from entropyctl.errors import require
+from entropyctl.masks._blocks import mean
 from entropyctl.masks._compiled import Array, Compiled
+from entropyctl.masks._select import counted
 
 
 def entropic(
@@ -81,12 +83,14 @@ def entropic(
     integral = state.get("integral", 0.0)
     if not valid_N.any():
         return Compiled(weights=weights_N, state={"integral": integral})
-    error = float(np.asarray(entropies, np.float64)[valid_N].mean()) - target
+    (entropies_M,) = counted(valid_N, entropies)
+    error = mean(entropies_M) - target
     wanted = k_i * integral + k_p * error
     alpha = min(max(wanted, -1.0), 1.0)
-    high_N = valid_N.copy()
-    high_N[valid_N] = np.exp(np.asarray(logprobs, np.float64)[valid_N].clip(max=0)) > high_prob
-    scale = int(valid_N.sum()) / max(int(high_N.sum()), 1) if variant == "authors" else 1.0
-    weights_N[high_N] += alpha * scale * np.sign(np.asarray(advantages, np.float64)[high_N])
+    # Rounding may leave a log-probability a little above 0, where no probability is above 1.
+    bound = math.log(high_prob) if high_prob > 0 else -math.inf
+    high_N = valid_N & (np.minimum(logprobs, 0) > np.float64(bound))
+    scale = len(entropies_M) / max(int(np.count_nonzero(high_N)), 1) if variant == "authors" else 1.0
+    weights_N += high_N * (np.float64(alpha * scale) * np.sign(advantages))
     saturated = anti_windup and wanted != alpha and wanted * error > 0
     return Compiled(weights=weights_N, state={"integral": integral if saturated else integral + error})

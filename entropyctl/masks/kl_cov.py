@@ -9,7 +9,7 @@ import numpy as np
 from entropyctl.errors import require
 from entropyctl.masks._compiled import Array, Compiled
 from entropyctl.masks._covariance import covariances
-from entropyctl.masks._select import lowest
+from entropyctl.masks._select import counted, lowest, spread
 
 
 def kl_cov(
@@ -64,9 +64,10 @@ def kl_cov(
     """
     require(0 <= ratio <= 1, "--ratio", ratio, "lie in [0, 1]")
     require(0 <= coef < math.inf, "--coef", coef, "be a finite number, 0 or above")
-    at = np.flatnonzero(loss_mask)
-    count = max(int(ratio * len(at)), 1)
-    cov_M = covariances(advantages[at], logprobs[at])
-    kl_coefs_N = np.zeros(len(loss_mask), np.float32)
-    kl_coefs_N[at[lowest(-cov_M, token_key[at], count)]] = coef
-    return Compiled(kl_coefs=kl_coefs_N)
+    valid_N = np.asarray(loss_mask, bool)
+    logprobs_M, advantages_M, key_M = counted(valid_N, logprobs, advantages, token_key)
+    cov_M = covariances(advantages_M, logprobs_M)
+    highest_M = lowest(np.negative(cov_M, out=cov_M), key_M, max(int(ratio * len(cov_M)), 1))
+    kl_coefs_M = np.zeros(len(cov_M), np.float32)
+    kl_coefs_M[highest_M] = coef
+    return Compiled(kl_coefs=spread(kl_coefs_M, valid_N, 0.0))

@@ -9,6 +9,7 @@ import numpy as np
 
 from entropyctl.errors import require
 from entropyctl.masks._compiled import Array, Compiled
+from entropyctl.masks._select import ranked
 
 
 def probability(
@@ -60,7 +61,7 @@ def probability(
     """
     require(0 <= factor < math.inf, "--factor", factor, "be a finite number, 0 or above")
     require(0 <= fraction <= 1, "--fraction", fraction, "lie in [0, 1]")
-    logprobs_N = np.asarray(logprobs, np.float64)
+    logprobs_N = np.asarray(logprobs)
     valid_N = np.asarray(loss_mask, bool)
     weights_N = np.ones(len(valid_N))
     if apply_to != "negative":
@@ -77,4 +78,4 @@ def _lowest(values: Array, fraction: float) -> Array:
     count = math.ceil(round(fraction * len(values), 9))  # 0.07 * 100 is a little above 7 in floating point
     if count == 0:
         return np.zeros(len(values), bool)
-    return np.asarray(values <= np.partition(values, count - 1)[count - 1])
+    return np.asarray(values <= ranked(values, count - 1))

@@ -8,7 +8,9 @@ from typing import Literal
 import numpy as np
 
 from entropyctl.errors import require
+from entropyctl.masks._blocks import in_blocks
 from entropyctl.masks._compiled import Array, Compiled
+from entropyctl.masks._select import counted, spread
 
 # The authors keep probabilities off 0 and 1, where the logarithm and the ratio have no value.
 SMALLEST_PROBABILITY = 1e-8
@@ -77,15 +79,16 @@ def steer(
         floor = 0.02 if variant == "authors" else 0.0
     require(0 <= floor < math.inf, "--floor", floor, "be a finite number, 0 or above")
     valid_N = np.asarray(loss_mask, bool)
-    weights_N = np.zeros(len(valid_N))
-    x, q, H, A = (
-        np.asarray(part_N, np.float64)[valid_N] for part_N in (logprobs, old_logprobs, old_entropies, advantages)
-    )
+    omega = in_blocks(_size, *counted(valid_N, logprobs, old_logprobs, old_entropies, advantages))
+    weights_M = _linear(omega, w_min, w_max) if map == "linear" else _exponential(omega, w_min, w_max, floor)
+    return Compiled(weights=spread(weights_M, valid_N, 0.0))
+
+
+def _size(x: Array, q: Array, H: Array, A: Array) -> Array:
+    """|Omega| of tokens, from the logarithms of x and q."""
     x = np.exp(x.clip(max=0)).clip(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
     q = np.exp(q.clip(max=0)).clip(SMALLEST_PROBABILITY, 1)
-    omega = np.abs(A / q * x * (1 - x) * (np.log(x) + H))
-    weights_N[valid_N] = _linear(omega, w_min, w_max) if map == "linear" else _exponential(omega, w_min, w_max, floor)
-    return Compiled(weights=weights_N)
+    return np.abs(A / q * x * (1 - x) * (np.log(x) + H))
 
 
 def _linear(omega: Array, w_min: float, w_max: float) -> Array:
@@ -96,7 +99,8 @@ def _linear(omega: Array, w_min: float, w_max: float) -> Array:
     least, most = omega.min(), omega.max()
     if most == least:
         return np.full(len(omega), (w_min + w_max) / 2)
-    return (w_max - (omega - least) * (w_max - w_min) / (most - least)).clip(w_min, w_max)
+    span = most - least
+    return in_blocks(lambda size: (w_max - (size - least) * (w_max - w_min) / span).clip(w_min, w_max), omega)
 
 
 def _exponential(omega: Array, w_min: float, w_max: float, floor: float) -> Array:
@@ -105,4 +109,4 @@ def _exponential(omega: Array, w_min: float, w_max: float, floor: float) -> Arra
     scale = max(omega.max(initial=0.0), floor)
     if scale == 0:
         return np.ones(len(omega))
-    return np.exp(math.log(w_min) * (omega / scale)).clip(w_min, 1)
+    return in_blocks(lambda size: np.exp(math.log(w_min) * (size / scale)).clip(w_min, 1), omega)

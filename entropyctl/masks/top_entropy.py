@@ -8,7 +8,7 @@ import numpy as np
 
 from entropyctl.errors import require
 from entropyctl.masks._compiled import Array, Compiled, removed
-from entropyctl.masks._select import lowest, quantile
+from entropyctl.masks._select import counted, lowest, quantile, spread
 
 
 def top_entropy(
@@ -58,12 +58,12 @@ def top_entropy(
         UsageError: the fraction is not in [0, 1].
     """
     require(0 <= fraction <= 1, "--fraction", fraction, "lie in [0, 1]")
-    at = np.flatnonzero(loss_mask)
-    entropies_M = np.asarray(entropies[at], np.float64)
-    keep_N = np.ones(len(loss_mask), bool)
+    valid_N = np.asarray(loss_mask, bool)
+    entropies_M, key_M = counted(valid_N, entropies, token_key)
+    keep_M = np.ones(len(entropies_M), bool)
     if variant == "authors":
-        count = max(1, int(len(at) * fraction + 0.9999))
-        keep_N[at] = lowest(-entropies_M, token_key[at], count)
-    elif len(at):
-        keep_N[at] = entropies_M >= quantile(entropies_M, 1 - fraction)
-    return removed(keep_N, np.asarray(loss_mask, bool), counted=variant == "trl")
+        count = max(1, int(len(entropies_M) * fraction + 0.9999))
+        keep_M = lowest(-entropies_M, key_M, count)
+    elif len(entropies_M):
+        keep_M = entropies_M >= np.float64(quantile(entropies_M, 1 - fraction))
+    return removed(spread(keep_M, valid_N, True), valid_N, counted=variant == "trl")

@@ -9,6 +9,7 @@ columns with plain pyarrow and writes the key with an all-true list<bool>.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -104,6 +105,15 @@ def one_step(number: int, tokens: int, longest: int = 2000) -> pa.Table:
 
 
 def make_file(path: Path, tokens: int, step_tokens: int) -> None:
+    """`fill_file` in a process of its own: the kernel counts this one's peak memory as that of all it starts."""
+    process = multiprocessing.Process(target=fill_file, args=(path, tokens, step_tokens))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{path}: exit {process.exitcode}")
+
+
+def fill_file(path: Path, tokens: int, step_tokens: int) -> None:
     """A table of saved tokens as `advantage` writes it."""
     context = {"sampling": {"temperature": 1.0}}
     with write(str(path), "advantaged", new_record("advantage grpo", {}), context=context) as sink:
@@ -138,9 +148,14 @@ def remasking(source: Path, tokens: int, rounds: int) -> None:
         "kl-cov": ["logprobs", "advantages"],
         "clip-cov": ["logprobs", "advantages"],
         "archer": ["logprobs", "entropies", "advantages"],
+        "sent": ["logprobs", "entropies", "advantages"],
+        "entropic": ["logprobs", "entropies", "advantages"],
+        "probability": ["logprobs", "advantages"],
+        "budget": ["logprobs", "entropies", "s_star", "expected_s", "advantages"],
     }
     startup = [sys.executable, "-c", "import numpy, pyarrow.parquet"]
-    commands = {f"mask {name}": mask_command(name, source, out) for name in reads}
+    words = {name: f"{name} --target 0.4" if name == "entropic" else name for name in reads}
+    commands = {f"mask {name}": mask_command(words[name], source, out) for name in reads}
     for names in reads.values():
         commands[f"bound {' '.join(names)}"] = [sys.executable, "-c", BOUND, str(source), str(out), *names]
     commands |= {"startup": startup}
@@ -249,8 +264,8 @@ def main() -> None:
         remasking(source, options.tokens, options.rounds)
         memory(source, options.tokens, options.step_tokens)
         others(source, options.tokens, options.step_tokens)
-        encoding(source)
         startup(source)
+        encoding(source)
 
 
 if __name__ == "__main__":

@@ -486,6 +486,31 @@ def test_at_the_end_of_a_pipe_the_budget_meets_the_target_for_all_masks(cli: Cli
         assert abs(found["predicted_change_after"]) < 1e-7, ran
 
 
+@pytest.mark.parametrize("kind", ["random", "few levels", "every 64th is an outlier"])
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.999, 2.0])
+def test_a_long_steps_budget_drops_the_tokens_of_the_highest_ratio(kind: str, share: float) -> None:
+    """A sample guesses where the threshold lies; a guess that misleads must not show."""
+    rng = np.random.default_rng(1)
+    score, A = rng.normal(size=200_000), rng.choice([-1.0, 0.5, 1.0], 200_000)
+    if kind == "few levels":
+        score = np.round(score)
+    elif kind == "every 64th is an outlier":
+        score[::64] *= 1e4
+    change = -A * score
+    available = -change[change < 0].sum()
+    target = (change.sum() + share * available) / len(change)
+    weights = on_policy(score, A, target_change=target)
+    assert (weights[change >= 0] == 1).all()
+    if share > 1:
+        assert (weights[change < 0] == 0).all()
+        return
+    assert (change * weights).mean() == pytest.approx(target, abs=1e-9 * np.abs(change).mean())
+    ratio, weight = np.abs(score)[change < 0], weights[change < 0]
+    edge = ratio[weight < 1].min()
+    assert (weight[ratio > edge] == 0).all()
+    assert len(set(weight[ratio == edge])) == 1
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_the_budget_is_a_threshold_whatever_order_the_tokens_stand_in(seed: int) -> None:

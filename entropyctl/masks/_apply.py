@@ -116,9 +116,11 @@ class MaskSummary:
 
 def _total(change: Array, laid: Laid, at: slice) -> float:
     """Sum over the counted tokens of a block, by their weights."""
+    if not laid.loss_mask[at].all():
+        change = change * laid.loss_mask[at]
     if laid.weights is not None:
         change = change * laid.weights[at]
-    return float(change.sum(where=laid.loss_mask[at], dtype=np.float64))
+    return float(change.sum(dtype=np.float64))
 
 
 def _pulls_alike(before: Laid, after: Laid, at: slice) -> bool:

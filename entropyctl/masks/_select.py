@@ -9,8 +9,8 @@ import numpy as np
 from entropyctl.masks._compiled import Array
 
 # Of an array this long one value in 64 is looked at to guess where a rank lies.
-_LONG = 65_536
-_STRIDE = 64
+LONG = 65_536
+STRIDE = 64
 
 
 def counted(valid_N: Array, *values_N: Array) -> list[Array]:
@@ -57,9 +57,9 @@ def ranked(values_M: Array, rank: int) -> float:
     In a long array a sample says between which two values it will lie (Floyd and Rivest, 1975), and only those
     between are ranked; where the sample misled, all are.
     """
-    if len(values_M) >= _LONG:
-        sample = np.sort(values_M[::_STRIDE])
-        place = rank / _STRIDE
+    if len(values_M) >= LONG:
+        sample = np.sort(values_M[::STRIDE])
+        place = rank / STRIDE
         slack = 4 * math.sqrt(place) + 4
         low = sample[max(int(place - slack), 0)] if place > slack else -math.inf
         high = sample[int(place + slack)] if place + slack < len(sample) else math.inf
@@ -88,18 +88,19 @@ def row_quantiles(values_M: Array, row_M: Array, q: float) -> Array:
     Returns:
         `[M]` float64, the same for all tokens of a row.
     """
-    order = np.argsort(row_M, kind="stable")
-    ordered_M = row_M[order]
-    first_B = np.append(np.zeros(min(len(order), 1), np.int64), np.flatnonzero(ordered_M[1:] != ordered_M[:-1]) + 1)
-    length_B = np.diff(first_B, append=len(order))
-    sorted_M = values_M[order]
+    if (row_M[1:] < row_M[:-1]).any():
+        order = np.argsort(row_M, kind="stable")
+        found_M = np.empty(len(values_M))
+        found_M[order] = row_quantiles(values_M[order], row_M[order], q)
+        return found_M
+    first_B = np.append(np.zeros(min(len(row_M), 1), np.int64), np.flatnonzero(row_M[1:] != row_M[:-1]) + 1)
+    length_B = np.diff(first_B, append=len(row_M))
+    sorted_M = values_M.copy()
     for row in np.split(sorted_M, first_B[1:]):
         row.sort()
     below_B, above_B, share_B = _places(length_B, q)
     low_B, high_B = (sorted_M[first_B + place_B].astype(np.float64) for place_B in (below_B, above_B))
-    found_M = np.empty(len(values_M))
-    found_M[order] = np.repeat(low_B + share_B * (high_B - low_B), length_B)
-    return found_M
+    return np.repeat(low_B + share_B * (high_B - low_B), length_B)
 
 
 def _places(length: Array, q: float) -> tuple[Array, Array, Array]:

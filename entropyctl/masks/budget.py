@@ -8,7 +8,9 @@ import numpy as np
 
 from entropyctl.dynamics import calibrated, predicted_change
 from entropyctl.errors import UsageError, require
+from entropyctl.masks._blocks import in_blocks, mean
 from entropyctl.masks._compiled import Array, Compiled
+from entropyctl.masks._select import LONG, STRIDE, counted, spread
 
 
 def budget(
@@ -75,21 +77,20 @@ def budget(
     if eta is not None:
         require(0 < eta < math.inf, "--eta", eta, "be a finite number above 0")
     valid_N = np.asarray(loss_mask, bool)
-    S, ES, A, logp, old_logp, H, v = (
-        np.asarray(part_N, np.float64)[valid_N]
-        for part_N in (s_star, expected_s, advantages, logprobs, old_logprobs, entropies, weights)
-    )
-    weights_N = np.ones(len(valid_N))
-    if not len(A):
-        return Compiled(weights=weights_N)
-    r = np.exp((logp - old_logp).clip(-20, 20))
     step = calibrated(history) if eta is None else eta
-    per_advantage = predicted_change(np.ones(len(A)), S, ES, ratios_N=r, eta=step)
-    change = v * A * per_advantage
+
+    def per_advantage(S: Array, ES: Array, logp: Array, old_logp: Array) -> Array:
+        r = np.exp((logp - old_logp).clip(-20, 20))
+        return predicted_change(np.ones(len(S)), S, ES, ratios_N=r, eta=step)
+
+    ratio_M = in_blocks(per_advantage, *counted(valid_N, s_star, expected_s, logprobs, old_logprobs))
+    v_M, A_M, H_M = counted(valid_N, weights, advantages, entropies)
+    change_M = in_blocks(lambda v, A, ratio: v * A * ratio, v_M, A_M, ratio_M)
     if target_entropy is not None:
-        wanted -= float(H.mean())
-    weights_N[valid_N] = _cheapest(change, np.abs(per_advantage), wanted * len(A) - float(change.sum()))
-    return Compiled(weights=weights_N)
+        wanted -= mean(H_M)
+    gap = wanted * len(change_M) - float(change_M.sum())
+    weights_M = _cheapest(change_M, np.abs(ratio_M, out=ratio_M), gap)
+    return Compiled(weights=spread(weights_M, valid_N, 1.0))
 
 
 def _target(target_change: float | None, target_entropy: float | None) -> float:
@@ -112,10 +113,32 @@ def _cheapest(change: Array, ratio: Array, gap: float) -> Array:
         gap: what the sum is to grow by; negative to shrink.
     """
     weights = np.ones(len(change))
-    wrong = np.sign(change) == -np.sign(gap) if gap else np.zeros(len(change), bool)
-    _, level = np.unique(-ratio[wrong], return_inverse=True)
-    gain = np.bincount(level, np.abs(change[wrong]))
-    before = np.cumsum(gain) - gain
-    share = ((abs(gap) - before) / gain).clip(0, 1).round(12)  # rounding in the sums must not leave 1e-16 of a token
-    weights[wrong] = 1 - share[level]
+    wrong = np.flatnonzero(np.sign(change) == -np.sign(gap)) if gap else np.zeros(0, np.int64)
+    level, gain = ratio[wrong], np.abs(change[wrong])
+    least, most = _bracket(level, gain, abs(gap))
+    gone, near = level > most, (level >= least) & (level <= most)
+    weights[wrong[gone]] = 0.0
+    _, place = np.unique(-level[near], return_inverse=True)
+    gain_of_place = np.bincount(place, gain[near])
+    before = gain[gone].sum() + np.cumsum(gain_of_place) - gain_of_place
+    share = ((abs(gap) - before) / gain_of_place).clip(0, 1)
+    weights[wrong[near]] = 1 - share.round(12)[place]  # rounding in the sums must not leave 1e-16 of a token
     return weights
+
+
+def _bracket(level: Array, gain: Array, gap: float) -> tuple[float, float]:
+    """Two levels between which the gains from the top add up to `gap`, by a sample; all levels where it misled.
+
+    Only tokens between the two need sorting, and a token above both is dropped whatever the others are.
+    """
+    if len(level) < LONG:
+        return -math.inf, math.inf
+    order = np.argsort(-level[::STRIDE])
+    sample = level[::STRIDE][order]
+    place = int(np.searchsorted(np.cumsum(gain[::STRIDE][order]) * STRIDE, gap))
+    slack = int(8 * math.sqrt(len(sample)))
+    most = float(sample[place - slack]) if place >= slack else math.inf
+    least = float(sample[place + slack]) if place + slack < len(sample) else -math.inf
+    above = gain[level > most].sum()
+    enough = least == -math.inf or gap <= above + gain[(level >= least) & (level <= most)].sum()
+    return (least, most) if above <= gap and enough else (-math.inf, math.inf)

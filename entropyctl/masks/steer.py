@@ -86,8 +86,8 @@ def steer(
 
 def _size(x: Array, q: Array, H: Array, A: Array) -> Array:
     """|Omega| of tokens, from the logarithms of x and q."""
-    x = np.exp(x.clip(max=0)).clip(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
-    q = np.exp(q.clip(max=0)).clip(SMALLEST_PROBABILITY, 1)
+    x = np.exp(x).clip(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+    q = np.exp(q).clip(SMALLEST_PROBABILITY, 1)
     return np.abs(A / q * x * (1 - x) * (np.log(x) + H))
 
 

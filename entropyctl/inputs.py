@@ -7,7 +7,6 @@ come from outside the table.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -140,6 +139,8 @@ def same_answer(right: bool, predicted: str | None) -> Hashable | None:
 
 def token_key(rows: pa.Table) -> Array:
     """`[N]` uint64 the identity of a token: a hash of step, prompt and sample, and its position."""
+    import hashlib  # loads OpenSSL, for which the masks that need no identity should not wait
+
     names = zip(*(rows[name].to_pylist() for name in ("step", "prompt_id", "sample")), strict=True)
     words = (hashlib.blake2b(repr(key).encode(), digest_size=8).digest() for key in names)
     row_B = np.frombuffer(b"".join(words), np.uint64)

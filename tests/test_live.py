@@ -283,13 +283,13 @@ def test_the_controllers_move_the_coefficient_and_remember_it() -> None:
     bonus = EntropyBonus("trl", 0.01)
     assert bonus.coef_now == 0.0  # nothing measured yet
     bonus.after_optimizer_step(0.2)
-    assert (bonus.coef_now, bonus.facts()) == (0.015, {"entropy_coef": 0.015, "entropy_bonus_active": 1.0})
+    assert (bonus.coef_now, bonus.facts()) == (0.015, {"trl_entropy_coef": 0.015, "trl_entropy_active": 1.0})
     again = EntropyBonus("trl", 0.0)
     again.restore(bonus.facts())
     assert again.coef_now == 0.015
-    fixed = EntropyBonus("fixed", 0.3)
-    fixed.restore(bonus.facts())
-    assert fixed.coef_now == 0.3
+    for other in (EntropyBonus("fixed", 0.3), EntropyBonus("skywork", 0.3)):
+        other.restore(bonus.facts())
+        assert other.coef == 0.3
 
 
 @pytest.mark.parametrize(

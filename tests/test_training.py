@@ -174,6 +174,7 @@ def test_the_optimiser_continues_exactly_where_its_saved_state_ends(model, tiny_
     ("change", "words"),
     [
         ({"reduction": "mean"}, "--reduction: there is no 'mean'"),
+        ({"norm": 100.0}, "--norm 100: --reduction token-mean divides by no constant"),
         ({"kl": "k9"}, "--kl: there is no 'k9'"),
         ({"epochs": 0}, "must be at least 1"),
         ({"norm": -5.0}, "--norm -5: must be above 0"),

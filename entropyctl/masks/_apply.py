@@ -63,7 +63,7 @@ class MaskSummary:
     has_scores: bool = True
 
     def as_dict(self) -> dict[str, Any]:
-        """Fractions removed, by sign of advantage, and the predicted change of entropy per token at eta = 1.
+        """Fractions removed, by sign of advantage, and the predicted change of entropy per token at eta = 1 and r = 1.
 
         All is said of this mask alone. `tokens` are those that the incoming loss mask counts, and the predicted
         change is per such token, before with the weights that came in. Fractions are of those among them that still

@@ -77,9 +77,10 @@ class EntropyBonus:
 
     def facts(self) -> dict[str, float]:
         """What the next run continues with."""
-        return {"entropy_coef": self.coef, "entropy_bonus_active": float(self.active)}
+        return {f"{self.control}_entropy_coef": self.coef, f"{self.control}_entropy_active": float(self.active)}
 
     def restore(self, facts: dict[str, float]) -> None:
-        """Continue where a run stopped; a fixed coefficient is what the command line says."""
-        if self.control != "fixed" and "entropy_coef" in facts:
-            self.coef, self.active = float(facts["entropy_coef"]), bool(facts["entropy_bonus_active"])
+        """Continue where this kind of control stopped; a fixed coefficient is what the command line says."""
+        if self.control != "fixed" and f"{self.control}_entropy_coef" in facts:
+            self.coef = float(facts[f"{self.control}_entropy_coef"])
+            self.active = bool(facts[f"{self.control}_entropy_active"])

@@ -89,6 +89,11 @@ class Recipe:
             raise UsageError(f"--grad-clip {self.grad_clip:g}: must be above 0")
         if self.norm is not None and not self.norm > 0:
             raise UsageError(f"--norm {self.norm:g}: must be above 0")
+        if self.norm is not None and not self.reduction.endswith("-norm"):
+            raise UsageError(
+                f"--norm {self.norm:g}: --reduction {self.reduction} divides by no constant; leave it out, "
+                "or take a reduction that ends in -norm"
+            )
 
 
 def scoring_policies(source: Source) -> set[str]:

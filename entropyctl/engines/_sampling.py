@@ -11,6 +11,7 @@ import numpy.typing as npt
 import xxhash
 
 from entropyctl.errors import UsageError
+from entropyctl.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class Engine(NamedTuple):
 
     sample: Sampler
     tokenizer: Any
+    load: Callable[[Policy], None]  # take the weights of another version, which the next sample is drawn with
+    close: Callable[[], None]  # give up processes and memory
     model: Any = None  # the transformers model, where it lives in this process; a scorer may share it
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from entropyctl.engines._sampling import Engine, Request, Response, Sampler, Sam
 from entropyctl.engines._stopping import StopStrings
 from entropyctl.errors import EngineError, UsageError
 from entropyctl.policy import Policy
-from entropyctl.policy.checkpoint import end_tokens, load_model, load_tokenizer, parse_device, parse_dtype
+from entropyctl.policy.checkpoint import end_tokens, load_model, load_tokenizer, parse_device, parse_dtype, reload
 
 # The batch is shortened when no more than this share still goes on; doing it more often costs more than it saves.
 COMPACT_BELOW = 0.75
@@ -33,7 +34,7 @@ def transformers(policy: Policy, *, dtype: str, device: str, batch_rows: int) ->
     """
     model = load_model(policy, parse_dtype(dtype), parse_device(device))
     tokenizer = load_tokenizer(policy)
-    return Engine(sampler(model, tokenizer, batch_rows), tokenizer, model)
+    return Engine(sampler(model, tokenizer, batch_rows), tokenizer, partial(reload, model), lambda: None, model)
 
 
 def sampler(model: Any, tokenizer: Any, batch_rows: int) -> Sampler:

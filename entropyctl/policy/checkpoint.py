@@ -55,6 +55,25 @@ def load_model(policy: Policy, dtype: torch.dtype, device: torch.device) -> Any:
     return _load(transformers.AutoModelForCausalLM, policy, dtype, device, "a causal language model")
 
 
+def reload(model: Any, policy: Policy) -> None:
+    """Take the weights of another version of the policy; the model stays the same object.
+
+    Args:
+        model: as `load_model` returned it.
+        policy: the version.
+
+    Raises:
+        InputError: it cannot be loaded, or is of another shape.
+    """
+    weight = next(model.parameters())
+    fresh = load_model(policy, weight.dtype, weight.device)
+    try:
+        model.load_state_dict(fresh.state_dict())
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"{policy.directory}: is no version of the model that runs ({reason})") from None
+
+
 def load_critic(policy: Policy, dtype: torch.dtype, device: torch.device) -> Any:
     """The token classifier with one label that a critic is, in evaluation mode.
 

@@ -56,7 +56,7 @@ def sample_and_score(
         One step (number 0) of a scored table: what `rollout | score` would write, with the context of `chain_context`.
     """
     with Grader(reward, timeout=timeout, workers=workers) as grader:
-        engine = transformers(policy, dtype=dtype, device=device, batch_rows=batch_rows)
+        engine = transformers(policy, dtype=dtype, device=device, batch_rows=batch_rows, arguments={})
         sample, tokenizer = engine.sample, engine.tokenizer
         version = policy.version
         rows = rollout_step(

@@ -42,8 +42,16 @@ def rollout(
         bool,
         typer.Option("--greedy-baseline", help="One more response to each prompt, greedy, as ReMax compares with."),
     ] = False,
-    engine: Annotated[str, typer.Option(metavar="NAME", help="What generates.")] = "transformers",
-    batch_rows: commands.BatchRows = 64,
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What generates: vllm (where it is installed, the default) or transformers."),
+    ] = None,
+    engine_arg: Annotated[
+        list[str] | None, typer.Option("--engine-arg", metavar="NAME=VALUE", help="An argument of vLLM's; repeatable.")
+    ] = None,
+    batch_rows: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Responses that are sampled side by side; the engine's own.")
+    ] = None,
     dtype: Dtype = "float32",
     device: Device = "auto",
     json: Json = False,
@@ -59,11 +67,14 @@ def rollout(
     --greedy-baseline adds a row of the most probable tokens (column `greedy`; its log-probabilities are of the same
     distribution as the others'; nothing trains on it), and leaves the other rows as they are.
 
+    vLLM draws its own random numbers, from a seed per response out of the same key; its samples are the same again on
+    the same machine with the same --batch-rows. tensor_parallel_size and the like go through --engine-arg.
+
     Prompts come from JSON lines, Parquet, a Hugging Face dataset (`hf:OWNER/NAME`, or a directory that
     `save_to_disk` wrote), or are generated: `gym:NAME?key=value` (reasoning-gym; `shots=4` makes few-shot prompts).
     """
     params = dict(locals())
-    from entropyctl.engines import Sampling, rollout_context, rollout_step
+    from entropyctl.engines import Sampling, default_engine, rollout_context, rollout_step
     from entropyctl.policy import find_policy
     from entropyctl.prompts import load_prompts, prompts_digest, step_prompts
     from entropyctl.registry import load_function
@@ -76,6 +87,10 @@ def rollout(
     found = find_policy(commands.required("--policy", policy))
     problems = load_prompts(source, columns=commands.pairs("--column", column), announce=announce)
     chosen = [step_prompts(problems, k, prompts_per_step, seed) for k in range(step, step + steps)]
+    arguments = commands.pairs("--engine-arg", engine_arg)
+    if engine is None:
+        engine = default_engine()
+        announce(f"rollout: --engine {engine}")
     make_engine = load_function("engines", engine)
     if sampling.truncates:
         announce("rollout: top-k and top-p leave tokens out, so log-probabilities will not match those of `score`")
@@ -84,7 +99,7 @@ def rollout(
     inputs = [{"path": source, "digest": prompts_digest(problems)}]
     totals = {"rows": 0, "tokens": 0, "truncated": 0}
     with write(output, "rollouts", record, context=context, tee=tee, inputs=inputs) as sink:
-        ready = make_engine(found, dtype=dtype, device=device, batch_rows=batch_rows)
+        ready = make_engine(found, dtype=dtype, device=device, batch_rows=batch_rows, arguments=arguments)
         for k, part in enumerate(chosen, start=step):
             rows = rollout_step(
                 part,
@@ -102,5 +117,6 @@ def rollout(
             totals["rows"] += rows.num_rows
             totals["tokens"] += sum(len(tokens) for tokens in rows["tokens"].to_pylist())
             totals["truncated"] += rows["finish_reason"].to_pylist().count("length")
+        ready.close()
         sink.summarise(**totals)
     report("rollout", totals, as_json=json, quiet=quiet, stdout_is_data=output in (None, "-"))

@@ -87,6 +87,25 @@ class Engine(NamedTuple):
     model: Any = None  # the transformers model, where it lives in this process; a scorer may share it
 
 
+def check_room(requests: Sequence[Request], max_tokens: int, positions: int) -> None:
+    """Stop where a prompt leaves no room for its response.
+
+    Raises:
+        UsageError: names the prompt.
+    """
+    longest = max(requests, key=lambda r: len(r.prompt_tokens), default=None)
+    if longest is not None and len(longest.prompt_tokens) + max_tokens > positions:
+        raise UsageError(
+            f"prompt {longest.prompt_id}: {len(longest.prompt_tokens)} tokens and --max-tokens {max_tokens} are more "
+            f"than the {positions} positions of the model; lower --max-tokens, or shorten or leave out the prompt"
+        )
+
+
+def sample_seed(request: Request) -> int:
+    """A seed for engines that draw their own numbers, out of those that belong to the request's key."""
+    return int(request.uniforms[0] * 2**53)
+
+
 def uniforms(seed: int, step: int, prompt_id: str, sample: int, count: int) -> npt.NDArray[np.float64]:
     """The random numbers of one response, which depend on nothing but its key and the seed.
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from entropyctl.engines._sampling import Engine, Request, Response, Sampler, Sampling
+from entropyctl.engines._sampling import Engine, Request, Response, Sampler, Sampling, check_room
 from entropyctl.engines._stopping import StopStrings
 from entropyctl.errors import EngineError, UsageError
 from entropyctl.policy import Policy
@@ -18,23 +18,32 @@ from entropyctl.policy.checkpoint import end_tokens, load_model, load_tokenizer,
 
 # The batch is shortened when no more than this share still goes on; doing it more often costs more than it saves.
 COMPACT_BELOW = 0.75
+BATCH_ROWS = 64
 
 
-def transformers(policy: Policy, *, dtype: str, device: str, batch_rows: int) -> Engine:
+def transformers(
+    policy: Policy, *, dtype: str, device: str, batch_rows: int | None, arguments: dict[str, str]
+) -> Engine:
     """Sampling with a transformers model in this process.
 
     Args:
         policy: the checkpoint.
         dtype: number type of the weights.
         device: where to compute.
-        batch_rows: responses that are sampled side by side.
+        batch_rows: responses that are sampled side by side; 64 when not given.
+        arguments: none; vLLM has some.
 
     Raises:
         InputError: the checkpoint cannot be loaded.
+        UsageError: there are arguments.
     """
+    if arguments:
+        raise UsageError(f"--engine-arg {next(iter(arguments))}: transformers has no arguments; they are vLLM's")
     model = load_model(policy, parse_dtype(dtype), parse_device(device))
     tokenizer = load_tokenizer(policy)
-    return Engine(sampler(model, tokenizer, batch_rows), tokenizer, partial(reload, model), lambda: None, model)
+    return Engine(
+        sampler(model, tokenizer, batch_rows or BATCH_ROWS), tokenizer, partial(reload, model), lambda: None, model
+    )
 
 
 def sampler(model: Any, tokenizer: Any, batch_rows: int) -> Sampler:
@@ -57,7 +66,7 @@ def sampler(model: Any, tokenizer: Any, batch_rows: int) -> Sampler:
 
     def sample(requests: Sequence[Request], sampling: Sampling) -> list[Response]:
         if positions is not None:
-            _check_room(requests, sampling.max_tokens, positions)
+            check_room(requests, sampling.max_tokens, positions)
         # Prompts of similar length together: little padding, and samples of a prompt share its prefill.
         order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_tokens), requests[i].prompt_id))
         answers: dict[int, Response] = {}
@@ -68,15 +77,6 @@ def sampler(model: Any, tokenizer: Any, batch_rows: int) -> Sampler:
         return [answers[i] for i in range(len(requests))]
 
     return sample
-
-
-def _check_room(requests: Sequence[Request], max_tokens: int, positions: int) -> None:
-    longest = max(requests, key=lambda r: len(r.prompt_tokens), default=None)
-    if longest is not None and len(longest.prompt_tokens) + max_tokens > positions:
-        raise UsageError(
-            f"prompt {longest.prompt_id}: {len(longest.prompt_tokens)} tokens and --max-tokens {max_tokens} are more "
-            f"than the {positions} positions of the model; lower --max-tokens, or shorten or leave out the prompt"
-        )
 
 
 class _Batch:

@@ -154,9 +154,23 @@ def load_tokenizer(policy: Policy) -> Any:
         raise InputError(f"{policy.directory}: has no usable tokenizer ({reason}); copy its files there") from error
 
 
+def stated_ends(policy: Policy, tokenizer: Any) -> set[int]:
+    """`end_tokens` of a checkpoint whose model another program runs."""
+    config = transformers.AutoConfig.from_pretrained(policy.directory, local_files_only=True, trust_remote_code=False)
+    try:
+        generation = transformers.GenerationConfig.from_pretrained(policy.directory, local_files_only=True)
+    except OSError:
+        generation = transformers.GenerationConfig.from_model_config(config)
+    return _ends(generation, config, tokenizer)
+
+
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     """Ids of the tokens that end a response."""
+    return _ends(model.generation_config, model.config, tokenizer)
+
+
+def _ends(generation: Any, config: Any, tokenizer: Any) -> set[int]:
     ends: set[int] = set()
-    for source in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
+    for source in (generation.eos_token_id, config.eos_token_id, tokenizer.eos_token_id):
         ends.update(source if isinstance(source, list | tuple) else [] if source is None else [source])
     return ends

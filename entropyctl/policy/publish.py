@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from entropyctl.errors import InputError, Locked, MismatchError, OutputError, UsageError
+from entropyctl.policy.probe import write_probe
 from entropyctl.policy.versions import LATEST, MANIFEST, Policy, file_facts, find_policy, version_name, weights_digest
 from entropyctl.table import notice
 from entropyctl.table.atomic import cannot_write, sync_directory
@@ -140,6 +141,7 @@ def _write_checkpoint(path: Path, source: Policy, model: Any, version: int) -> N
         if file.is_file() and not file.name.endswith(NOT_COPIED) and file.name not in ("config.json", MANIFEST):
             shutil.copyfile(file, path / file.name)
     model.save_pretrained(path, safe_serialization=True)
+    write_probe(path, model)
     files = {f.name: file_facts(f) for f in sorted(path.iterdir()) if f.suffix == ".safetensors"}
     manifest = {"version": version, "parent": source.digest, "digest": weights_digest(path), "files": files}
     (path / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")

@@ -7,7 +7,7 @@ Three metadata keys carry it, in the Arrow schema of a stream and in the footer 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -208,3 +208,30 @@ def with_facts(context: Context, facts: Context) -> Context:
         old = merged.get(key)
         merged[key] = with_facts(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
+
+
+def without(context: Context, fields: Sequence[str]) -> Context:
+    """The context but for some fields, or groups of fields: `scoring.policies`."""
+    found: Context = {}
+    for keys, value in _leaves(context):
+        if not _covered(".".join(keys), tuple(fields)):
+            _put(found, keys, value)
+    return found
+
+
+def facts_since(before: Context, after: Context) -> Context:
+    """What a context says that an earlier state of it did not, so that `with_facts(before, facts)` is `after`."""
+    facts: Context = {}
+    for key, value in after.items():
+        old = before.get(key)
+        if key not in before:
+            facts[key] = value
+        elif old != value:
+            facts[key] = facts_since(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return facts
+
+
+def changed_fact(before: Context, facts: Context) -> str | None:
+    """Name of a field that the facts say differently; facts that are learnt later add, they never take back."""
+    known = dict(_leaves(before))
+    return next((".".join(keys) for keys, value in _leaves(facts) if known.get(keys, value) != value), None)

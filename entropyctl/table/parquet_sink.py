@@ -15,7 +15,7 @@ from entropyctl.table.atomic import AtomicFile, cannot_write
 from entropyctl.table.columns import row_lengths
 from entropyctl.table.digest import TableDigest, table_digest
 from entropyctl.table.footer import GuardedFile
-from entropyctl.table.header import END_KEY, SCHEMA_KEY, Header, end_record
+from entropyctl.table.header import END_KEY, SCHEMA_KEY, Context, Header, end_record
 from entropyctl.table.types import is_list
 
 # A row group is what a reader holds in memory: cut by tokens, since rows differ a thousandfold in length.
@@ -47,6 +47,9 @@ class ParquetSink:
             write_page_checksum=True,
             store_schema=True,
         )
+
+    def learn(self, facts: Context) -> None:
+        """Nothing to do: the footer gets the whole context at the end."""
 
     def put(self, number: int, rows: pa.Table) -> None:
         """Write the rows of a step.

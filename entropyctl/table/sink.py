@@ -20,7 +20,7 @@ from entropyctl.errors import EntropyctlError, UsageError
 from entropyctl.table.atomic import AtomicFile
 from entropyctl.table.columns import buffer_view, list_items, number_type, one_chunk
 from entropyctl.table.conform import check_lengths
-from entropyctl.table.header import Context, Header, Record, with_facts
+from entropyctl.table.header import Context, Header, Record, changed_fact, facts_since, with_facts, without
 from entropyctl.table.parquet_sink import ParquetSink
 from entropyctl.table.provenance import finished, merge_chains, written
 from entropyctl.table.schema import KEY, column_of, load_schema
@@ -30,6 +30,7 @@ from entropyctl.table.types import is_list
 
 
 class _Writer(Protocol):
+    def learn(self, facts: Context) -> None: ...
     def put(self, number: int, rows: pa.Table) -> None: ...
     def settle(self, header: Header) -> None: ...
     def publish(self) -> None: ...
@@ -47,6 +48,7 @@ class Sink:
         source: Source | None = None,
         *,
         context: Context | None = None,
+        replaces: Sequence[str] = (),
         only: Sequence[str] | None = None,
         tee: str | None = None,
         stdout: BinaryIO | None = None,
@@ -61,6 +63,7 @@ class Sink:
             record: this run's record of provenance.
             source: what the rows are made from; gives the chain, the context and the columns.
             context: facts of the sampling to add to the source's.
+            replaces: fields of the source's context that say what this stage does anew, and are not passed on.
             only: write the key and these columns alone.
             tee: path of a Parquet file to keep while streaming on.
             stdout: the stream that "-" means; the process's standard output by default.
@@ -79,7 +82,8 @@ class Sink:
             raise UsageError(f"-o and --tee both name {tee}; give them different files, or leave one out")
         self._files: list[AtomicFile] = []
         self.table, self.record, self.source = table, record, source
-        self._context = with_facts(source.context if source else {}, context or {})
+        self._facts, self._replaces = context or {}, tuple(replaces)
+        self._told: Context = {}  # what a stream's reader knows
         self._only = None if only is None else [*KEY, *(n for n in only if n not in KEY)]
         self._inputs, self._chain = list(inputs), list(chain)
         self._writers: list[_Writer] | None = None
@@ -88,14 +92,16 @@ class Sink:
         self.rows = 0
         self.rows_read = 0
 
-    def put(self, number: int, rows: pa.Table, rows_read: int | None = None) -> None:
+    def put(self, number: int, rows: pa.Table, rows_read: int | None = None, *, facts: Context | None = None) -> None:
         """Write the rows of a step.
 
         Args:
             number: the step.
             rows: its rows; a column that is not of the contract passes through as it is.
             rows_read: how many rows of the source they were made from; as many as there are by default.
+            facts: what this step adds to the context. What the source has learnt is passed on without being named.
         """
+        self._facts = with_facts(self._facts, facts or {})
         if self._only is not None:
             rows = rows.select([n for n in self._only if n in rows.column_names])
         rows = rows.replace_schema_metadata(None)
@@ -108,8 +114,25 @@ class Sink:
         _refuse_nan(rows, self.record["stage"], self.table)
         self.rows += rows.num_rows
         self.rows_read += rows.num_rows if rows_read is None else rows_read
+        self._tell()
         for writer in self._writers:
             writer.put(number, rows)
+
+    @property
+    def _context(self) -> Context:
+        """What is known by now: what the source has learnt, and this stage's own facts."""
+        inherited = self.source.context if self.source else {}
+        return with_facts(without(inherited, self._replaces) if self._replaces else inherited, self._facts)
+
+    def _tell(self) -> None:
+        """Hand on what has been learnt since the header went out."""
+        context = self._context
+        facts = facts_since(self._told, context)
+        if name := changed_fact(self._told, facts):
+            raise EntropyctlError(f"{self.record['stage']}: takes back {name}; this is a bug, please report it")
+        self._told = context
+        for writer in (self._writers or []) if facts else []:
+            writer.learn(facts)
 
     def summarise(self, **summary: Any) -> None:
         """Numbers for the record of provenance; for a stream they travel in its end record."""
@@ -124,6 +147,7 @@ class Sink:
         self._open_files()
         self._schema = schema
         header = self._header(self.record)
+        self._told = header.context
         self._writers = []
         for file in self._files:
             self._writers.append(ParquetSink(file, schema, header))
@@ -138,6 +162,7 @@ class Sink:
         if self._writers is None:
             self._open(self._empty_schema())
         assert self._writers is not None
+        self._tell()
         origins = self.source.origins(self.rows_read) if self.source else self._inputs
         if self.source and self.source.mismatches:
             self.record["allowed_mismatches"] = self.source.mismatches

@@ -17,7 +17,7 @@ import pyarrow as pa
 from entropyctl.errors import InputError, UsageError, one_line
 from entropyctl.table.arrow_file import ArrowFile
 from entropyctl.table.conform import check_keys, check_lengths, check_names, check_nulls_in_lists, check_values, conform
-from entropyctl.table.header import Header, Record, check_allowed, merge_contexts
+from entropyctl.table.header import Context, Header, Record, check_allowed, merge_contexts
 from entropyctl.table.overlay import Overlay, check_related
 from entropyctl.table.parquet_source import MOST_OPEN_FILES, GroupedFile, ParquetSource, open_parquet
 from entropyctl.table.paths import ARROW_FILE_MAGIC, PARQUET_MAGIC, STREAM_MAGIC, expand, is_remote, open_input
@@ -159,9 +159,10 @@ class Source:
         for entry in self.inputs:
             check_names(entry.schema, entry.path)
         check_related([(i.path, i.header) for i in self.inputs])
-        named = [(i.path, i.header.context) for i in self.inputs]
-        self.context = merge_contexts(named, allow_mismatch, allowed=self.mismatches)
-        check_allowed(allow_mismatch, [context for _, context in named])
+        self._merged: list[Context] = []
+        self.context: Context = {}
+        self._learn()
+        check_allowed(allow_mismatch, self._merged)
         self._needs = tuple(needs)
         self._owner = self._owners()
         check_needs(self.path, list(self._owner), needs)
@@ -169,6 +170,20 @@ class Source:
         self._project()
         fields = [conform(self._field(name), self.path, self.table) for name in self.columns]
         self.schema = pa.schema(fields)
+
+    def _learn(self) -> None:
+        """Take over what the inputs know of their context by now; a stream learns with every step.
+
+        Raises:
+            MismatchError: the inputs disagree.
+        """
+        contexts = [i.header.context for i in self.inputs]
+        if contexts != self._merged:
+            allowed: list[Record] = []
+            named = [(i.path, context) for i, context in zip(self.inputs, contexts, strict=True)]
+            self.context = merge_contexts(named, self.allow_mismatch, allowed=allowed)
+            self.mismatches += [one for one in allowed if one not in self.mismatches]
+            self._merged = contexts
 
     def _owners(self) -> dict[str, int]:
         """For each column the last input that has it."""
@@ -242,9 +257,11 @@ class Source:
             rows = rows.select(own)
             for overlay in overlays:
                 rows = overlay.apply(number, rows)
+            self._learn()
             yield Step(number, self._checked(rows.select(self.columns)))
         for overlay in overlays:
             overlay.finish()
+        self._learn()
 
     def _owned(self, index: int) -> list[str]:
         return [n for n in self.columns if self._owner[n] == index]

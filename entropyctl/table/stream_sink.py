@@ -5,13 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import BinaryIO
 
 import pyarrow as pa
 
 from entropyctl.table.atomic import cannot_write
 from entropyctl.table.digest import TableDigest, table_digest
-from entropyctl.table.header import END_KEY, PROVENANCE_KEY, STEP_KEY, Header, end_record, seal, step_digest
+from entropyctl.table.header import (
+    CONTEXT_KEY,
+    END_KEY,
+    PROVENANCE_KEY,
+    STEP_KEY,
+    Context,
+    Header,
+    end_record,
+    seal,
+    step_digest,
+    with_facts,
+)
 
 ROWS_PER_BATCH = 1024
 
@@ -25,11 +37,17 @@ class StreamSink:
         self._header = header
         self._digest = TableDigest()
         self._rows = 0
+        self._learnt: dict[bytes, bytes] = {}  # facts that the next mark brings
         self._empty = pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
         with _writing():
             marked = schema.with_metadata(header.to_metadata())
             self._writer = pa.ipc.new_stream(pa.PythonFile(raw, mode="w"), marked)
             self._raw.flush()
+
+    def learn(self, facts: Context) -> None:
+        """Add facts to the context; the reader gets them with the next mark."""
+        self._header = replace(self._header, context=with_facts(self._header.context, facts))
+        self._learnt = {CONTEXT_KEY: json.dumps(facts).encode()}
 
     def put(self, number: int, rows: pa.Table) -> None:
         """Write the rows of a step, and its end.
@@ -63,7 +81,8 @@ class StreamSink:
         """Say nothing more: a stream without its end record tells the next stage that this one failed."""
 
     def _mark(self, metadata: dict[bytes, bytes]) -> None:
-        self._writer.write_batch(self._empty, custom_metadata=metadata)
+        self._writer.write_batch(self._empty, custom_metadata=metadata | self._learnt)
+        self._learnt = {}
 
 
 @contextmanager

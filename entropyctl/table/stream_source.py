@@ -13,15 +13,18 @@ from entropyctl.errors import InputError, StreamEndedEarly
 from entropyctl.table.columns import row_values
 from entropyctl.table.digest import TableDigest, table_digest
 from entropyctl.table.header import (
+    CONTEXT_KEY,
     END_KEY,
     PROVENANCE_KEY,
     STEP_KEY,
     Header,
+    changed_fact,
     read_chain,
     read_header,
     read_json,
     seal,
     step_digest,
+    with_facts,
 )
 from entropyctl.table.parquet_source import damaged
 from entropyctl.table.paths import ARROW_FILE_MAGIC, PARQUET_MAGIC, STREAM_MAGIC
@@ -56,7 +59,10 @@ class _Prefixed(io.RawIOBase):
 
 
 class StreamSource:
-    """A stream of steps. `header` is complete, with durations and summaries, once `steps` is exhausted."""
+    """A stream of steps. `header` is complete, with durations and summaries, once `steps` is exhausted.
+
+    When a step is handed out, the header's context has the facts that came with its end.
+    """
 
     def __init__(self, raw: BinaryIO, path: str, *, owned: bool = False) -> None:
         self.path = path
@@ -101,6 +107,8 @@ class StreamSource:
         digest, total, pending = TableDigest(), 0, list[pa.RecordBatch]()
         while True:
             batch, marks = self._next(total)
+            if CONTEXT_KEY in marks:
+                self._learn(marks[CONTEXT_KEY])
             if STEP_KEY in marks:
                 rows = pa.Table.from_batches(pending, self.schema)
                 pending = []
@@ -114,6 +122,13 @@ class StreamSource:
                 return
             else:
                 pending.append(batch.replace_schema_metadata(None))
+
+    def _learn(self, text: bytes) -> None:
+        """Add the facts that a mark brings, which the writer did not know when it began."""
+        facts = read_json(text, dict, self.path)
+        if name := changed_fact(self.header.context, facts):
+            raise damaged(self.path, f"a mark changes {name}, which was said before")
+        self.header = replace(self.header, context=with_facts(self.header.context, facts))
 
     def _prove(self, text: bytes, rows: pa.Table, digest: TableDigest, total: int) -> int:
         mark = read_json(text, dict, self.path)

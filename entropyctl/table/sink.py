@@ -23,6 +23,7 @@ from entropyctl.table.conform import check_lengths
 from entropyctl.table.header import Context, Header, Record, changed_fact, facts_since, with_facts, without
 from entropyctl.table.parquet_sink import ParquetSink
 from entropyctl.table.provenance import finished, merge_chains, written
+from entropyctl.table.reader_watch import ReaderGone, ReaderWatch, watch_standard_output
 from entropyctl.table.schema import KEY, column_of, load_schema
 from entropyctl.table.source import Source
 from entropyctl.table.stream_sink import StreamSink
@@ -87,6 +88,7 @@ class Sink:
         self._only = None if only is None else [*KEY, *(n for n in only if n not in KEY)]
         self._inputs, self._chain = list(inputs), list(chain)
         self._writers: list[_Writer] | None = None
+        self._watch: ReaderWatch | None = None
         self._schema: pa.Schema | None = None
         self._summary: dict[str, Any] = {}
         self.rows = 0
@@ -195,11 +197,17 @@ class Sink:
         except BaseException:
             self._abort()
             raise
+        if self._streams and self._stdout is None:
+            self._watch = watch_standard_output()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._watch is not None:
+            self._watch.stop()
         if kind is not None:
             self._abort()
+            if isinstance(error, ReaderGone):
+                raise BrokenPipeError("the reader of standard output has gone") from None  # what a write meets
             return
         try:
             self._commit()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -133,10 +134,20 @@ def scored(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Llama with a byte tokenizer: a real checkpoint that loads in a tenth of a second."""
+    return tiny_llama(tmp_path_factory.mktemp("models") / "tiny", hidden_size=32)
+
+
+@pytest.fixture(scope="session")
+def vllm_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in a shape that vLLM's attention has on a CPU, with tied embeddings."""
+    return tiny_llama(tmp_path_factory.mktemp("models") / "wide", hidden_size=128, tie_word_embeddings=True)
+
+
+def tiny_llama(directory: Path, **shape: Any) -> Path:
+    """A random two-layer Llama of four heads with a byte tokenizer, saved in a directory."""
     tokenizers = pytest.importorskip("tokenizers")
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    directory = tmp_path_factory.mktemp("models") / "tiny"
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {piece: i for i, piece in enumerate(["<end>", *alphabet])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
@@ -147,7 +158,6 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(7)
     config = transformers.LlamaConfig(
         vocab_size=len(vocabulary),
-        hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
@@ -157,6 +167,7 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         bos_token_id=None,
         pad_token_id=0,
         initializer_range=0.3,
+        **shape,
     )
     transformers.LlamaForCausalLM(config).save_pretrained(directory)
     return directory

@@ -7,7 +7,7 @@ import importlib.util
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from typing import Any
 
 from entropyctl.engines._probe import check_probe
@@ -53,6 +53,7 @@ class _Running:
         self.tokenizer = load_tokenizer(policy)
         self._ends = sorted(stated_ends(policy, self.tokenizer))
         self._options = options
+        self._llm: Any = None  # while it is being started, and after it could not be
         self._start(policy)
 
     def _start(self, policy: Policy) -> None:
@@ -108,6 +109,9 @@ class _Running:
 
     def load(self, policy: Policy) -> None:
         """Take another version's weights, prove by its probe that they are in, and else start again with them."""
+        if self._llm is None:
+            self._start(policy)
+            return
         directory = str(policy.directory.resolve())
         try:
             with redirect_stdout(sys.stderr):
@@ -131,7 +135,7 @@ class _Running:
 
     def close(self) -> None:
         """End the engine's processes and give its memory back."""
-        with suppress(AttributeError):
+        if self._llm is not None:
             self._llm.llm_engine.engine_core.shutdown()
-        del self._llm
+        self._llm = None
         gc.collect()

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 from entropyctl.errors import InputError, UsageError
 from entropyctl.inputs import in_correct_steps
-from entropyctl.steps._http import parse_address
 from entropyctl.steps._question import Question, messages
 from entropyctl.steps.judge import open_judge
 from entropyctl.steps.labels import labels_column, step_label
 from entropyctl.steps.split import cuts_of, split_steps, token_texts
 from entropyctl.table import read
+from entropyctl.web import parse_address
 
 from .conftest import Cli, write_scored
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from entropyctl.errors import UsageError, one_line
-from entropyctl.steps._http import Address, BadReply, Reply, TooLarge, parse_address, post
 from entropyctl.steps._question import FAILURES, Answer, Question, fault_of, messages, read_fault, read_reply
+from entropyctl.web import Address, BadReply, Reply, TooLarge, in_background, parse_address, request
 
 ATTEMPTS = 4
 # Seconds before an attempt is repeated: doubled each time, unless the server says how long to wait.
@@ -44,7 +42,7 @@ class Judge:
             questions: none without steps.
             advance: called with 1 for each answer.
         """
-        return _in_background(lambda: self._ask_all(questions, advance))
+        return in_background(lambda: self._ask_all(questions, advance))
 
     @property
     def given_up(self) -> bool:
@@ -81,7 +79,7 @@ class Judge:
         tempered = self.tempered
         try:
             async with asyncio.timeout(self.timeout):
-                reply = await post(self.address, self._body(question), self._headers())
+                reply = await request("POST", self.address, self._body(question), self._headers())
         except TimeoutError:
             return Answer("timeout", why=f"no reply within {self.timeout:g} s"), wait, True
         except TooLarge:
@@ -143,21 +141,3 @@ def open_judge(url: str, model: str | None, *, timeout: float, requests: int) ->
 def _wait(reply: Reply, wait: float) -> float:
     said = reply.headers.get("Retry-After", "")
     return min(float(said) if said.isascii() and said.isdigit() else wait, LONGEST_WAIT)
-
-
-def _in_background(work: Callable[[], Any]) -> Any:
-    """Run a coroutine to its end in a thread of its own, which dies with the process.
-
-    The main thread only waits, so a signal ends it at once: within an event loop the exception that a signal raises
-    can be taken for that of a callback, and lost.
-    """
-    done: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(asyncio.run(work()))
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return done.result()

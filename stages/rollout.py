@@ -21,8 +21,25 @@ def rollout(
     output: Output = None,
     tee: Tee = None,
     n: Annotated[int, typer.Option("--n", "-n", min=1, metavar="N", help="Responses to each prompt.")] = 8,
-    step: Annotated[int, typer.Option(metavar="K", help="Number of the first training step.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, metavar="N", help="How many steps to sample.")] = 1,
+    step: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K", help="Number of the first training step: 1, or with --max-lag the one after the last trained."
+        ),
+    ] = None,
+    steps: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="How many steps to sample; with --max-lag and no --step, up to which."),
+    ] = 1,
+    max_lag: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="L",
+            help="Stay, and take up the versions that `update --publish` makes of these steps: "
+            "never more than L behind the training.",
+        ),
+    ] = None,
     prompts_per_step: Annotated[
         int | None,
         typer.Option(
@@ -70,12 +87,20 @@ def rollout(
     vLLM draws its own random numbers, from a seed per response out of the same key; its samples are the same again on
     the same machine with the same --batch-rows. tensor_parallel_size and the like go through --engine-arg.
 
+    With --max-lag L this is the beginning of a loop that runs as one pipe: step K waits until the steps up to K - 1 - L
+    have made their versions, and is sampled with the newest. L = 0 is strictly on-policy; L = 1 samples a step
+    while the one before it is trained. The same command goes on where an interrupted loop stopped, up to step --steps.
+
     Prompts come from JSON lines, Parquet, a Hugging Face dataset (`hf:OWNER/NAME`, or a directory that
     `save_to_disk` wrote), or are generated: `gym:NAME?key=value` (reasoning-gym; `shots=4` makes few-shot prompts).
     """
     params = dict(locals())
+    from contextlib import ExitStack, closing
+
     from entropyctl.engines import Sampling, default_engine, rollout_context, rollout_step
     from entropyctl.policy import find_policy
+    from entropyctl.policy.holding import held
+    from entropyctl.policy.waiting import check_somebody_reads, resident_steps, version_for_step
     from entropyctl.prompts import load_prompts, prompts_digest, step_prompts
     from entropyctl.registry import load_function
     from entropyctl.reporting import report
@@ -85,8 +110,14 @@ def rollout(
     sampling = Sampling(temperature, top_p, top_k, max_tokens, tuple(stop or ()))
     source = commands.required("--prompts", prompts)
     found = find_policy(commands.required("--policy", policy))
+    if max_lag is not None:
+        check_somebody_reads(output)
+    numbers = resident_steps(found, step, steps, max_lag)
+    version_for = version_for_step(found, numbers, max_lag)
     problems = load_prompts(source, columns=commands.pairs("--column", column), announce=announce)
-    chosen = [step_prompts(problems, k, prompts_per_step, seed) for k in range(step, step + steps)]
+    chosen = [step_prompts(problems, k, prompts_per_step, seed) for k in numbers]
+    if not chosen:
+        announce(f"rollout: all {steps} steps have been trained")
     arguments = commands.pairs("--engine-arg", engine_arg)
     if engine is None:
         engine = default_engine()
@@ -94,13 +125,21 @@ def rollout(
     make_engine = load_function("engines", engine)
     if sampling.truncates:
         announce("rollout: top-k and top-p leave tokens out, so log-probabilities will not match those of `score`")
-    record = new_record("rollout", params, policy=found.digest, seed=seed)
+    record = new_record("rollout", params | {"step": numbers.start}, policy=found.digest, seed=seed)
     context = rollout_context(found, sampling)
     inputs = [{"path": source, "digest": prompts_digest(problems)}]
     totals = {"rows": 0, "tokens": 0, "truncated": 0}
-    with write(output, "rollouts", record, context=context, tee=tee, inputs=inputs) as sink:
-        ready = make_engine(found, dtype=dtype, device=device, batch_rows=batch_rows, arguments=arguments)
-        for k, part in enumerate(chosen, start=step):
+    with write(output, "rollouts", record, context=context, tee=tee, inputs=inputs) as sink, ExitStack() as stack:
+        with held(found):
+            ready = stack.enter_context(
+                closing(make_engine(found, dtype=dtype, device=device, batch_rows=batch_rows, arguments=arguments))
+            )
+        for k, part in zip(numbers, chosen, strict=True):
+            newest = version_for(k)
+            if newest != found:
+                with held(newest):
+                    ready.load(newest)
+                found = newest
             rows = rollout_step(
                 part,
                 ready.sample,
@@ -113,10 +152,9 @@ def rollout(
                 chat=chat,
                 greedy_baseline=greedy_baseline,
             )
-            sink.put(k, rows)
+            sink.put(k, rows, facts={"policies": {str(found.version): found.digest}})
             totals["rows"] += rows.num_rows
             totals["tokens"] += sum(len(tokens) for tokens in rows["tokens"].to_pylist())
             totals["truncated"] += rows["finish_reason"].to_pylist().count("length")
-        ready.close()
         sink.summarise(**totals)
     report("rollout", totals, as_json=json, quiet=quiet, stdout_is_data=output in (None, "-"))

@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from entropyctl.errors import InputError, UsageError
+from entropyctl.policy.holding import held
 from entropyctl.policy.versions import Policy
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -121,14 +122,17 @@ def check_critic_labels(policy: Policy) -> None:
 
 def _load(kind: Any, policy: Policy, dtype: torch.dtype, device: torch.device, wanted: str) -> Any:
     try:
-        model, found = kind.from_pretrained(
-            policy.directory,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with held(policy):
+            model, found = kind.from_pretrained(
+                policy.directory,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except InputError:
+        raise
     except Exception as error:
         # Whatever a broken checkpoint provokes inside the libraries, the user's fault is the file.
         reason = str(error).strip().partition("\n")[0]

@@ -70,7 +70,9 @@ def locked(root: Path) -> Iterator[None]:
         yield
 
 
-def publish(policy: Policy, model: Any, state: dict[str, Any], facts: dict[str, Any]) -> Policy:
+def publish(
+    policy: Policy, model: Any, state: dict[str, Any], facts: dict[str, Any], *, step: int | None = None
+) -> Policy:
     """Write the next version of a policy and make it the latest.
 
     Args:
@@ -78,6 +80,7 @@ def publish(policy: Policy, model: Any, state: dict[str, Any], facts: dict[str, 
         model: the trained model, saved in Hugging Face format.
         state: tensors of the optimiser, by name.
         facts: numbers of the trainer's state (steps taken, ...), kept in JSON beside the tensors.
+        step: the training step that made the version, after which a continued loop goes on.
 
     Returns:
         The new version.
@@ -96,7 +99,7 @@ def publish(policy: Policy, model: Any, state: dict[str, Any], facts: dict[str, 
     temporary = [policy.root / f".{path.name}.tmp" for path in (directory, trainer)]
     _clear_leftovers(policy.root, directory, [*temporary, trainer])
     try:
-        _write_checkpoint(temporary[0], policy, model, version)
+        _write_checkpoint(temporary[0], policy, model, version, step)
         temporary[1].mkdir()
         save_file(state, temporary[1] / "optimizer.safetensors")
         (temporary[1] / "state.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
@@ -134,7 +137,7 @@ def _clear_leftovers(root: Path, directory: Path, others: list[Path]) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _write_checkpoint(path: Path, source: Policy, model: Any, version: int) -> None:
+def _write_checkpoint(path: Path, source: Policy, model: Any, version: int, step: int | None) -> None:
     path.mkdir()
     # The tokenizer goes along byte for byte, so that its digest stays.
     for file in source.directory.iterdir():
@@ -144,6 +147,8 @@ def _write_checkpoint(path: Path, source: Policy, model: Any, version: int) -> N
     write_probe(path, model)
     files = {f.name: file_facts(f) for f in sorted(path.iterdir()) if f.suffix == ".safetensors"}
     manifest = {"version": version, "parent": source.digest, "digest": weights_digest(path), "files": files}
+    if step is not None:
+        manifest["step"] = step
     (path / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 

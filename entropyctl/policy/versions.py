@@ -6,6 +6,9 @@ A policy that is trained is a directory:
     run/policy/v000001/          published by `entropyctl update`, complete before it is visible
     run/policy/trainer-v000001/  optimiser state that belongs to it
     run/policy/latest            link to the newest version, replaced atomically
+
+Every step that `update --publish` reads makes a version, whether it changed a weight or not, so that whoever waits for
+a step's version (`rollout --max-lag`) is always answered.
 """
 
 from __future__ import annotations
@@ -75,6 +78,36 @@ def find_policy(path: str) -> Policy:
             )
         return Policy(checked(target), int(match[1]), directory)
     return Policy(checked(directory), 0)
+
+
+def versions_of(root: Path) -> list[tuple[int, Path]]:
+    """The versions of a policy with their directories, oldest first; not those newer than `latest`."""
+    newest = find_policy(str(root)).version
+    found = [(int(path.name[1:]), path) for path in root.glob("v*") if re.fullmatch(r"v\d+", path.name)]
+    return sorted(one for one in found if one[0] <= newest)
+
+
+def find_version(root: Path, version: int) -> Policy:
+    """A version of a policy by its number.
+
+    Raises:
+        InputError: there is none.
+    """
+    directory = root / version_name(version)
+    if not directory.is_dir():
+        raise InputError(
+            f"{directory}: is not there; keep more versions with `update --keep`, "
+            "or take the newest with --at latest where the stage has that"
+        )
+    return Policy(checked(directory), version, root)
+
+
+def finished_step(policy: Policy) -> int:
+    """The last training step in this version of a policy; 0 for a model that no step of this policy made."""
+    manifest = policy.directory / MANIFEST
+    recorded = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    # A version 0 may be a link to what another run published: its steps are not ours.
+    return int(recorded.get("step") or policy.version) if recorded.get("version") == policy.version else 0
 
 
 def checked(directory: Path) -> Path:

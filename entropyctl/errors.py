@@ -75,6 +75,12 @@ class Locked(EntropyctlError):
     exit_code = 11
 
 
+class Temporary(EntropyctlError):
+    """Something that may pass by itself: the same command may well succeed later."""
+
+    exit_code = 75
+
+
 def require(holds: bool, flag: str, value: float, rule: str) -> None:
     """Raise unless a value is allowed.
 

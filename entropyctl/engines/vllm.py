@@ -11,8 +11,9 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from entropyctl.engines._probe import check_probe
-from entropyctl.engines._sampling import Engine, Request, Response, Sampling, check_room, sample_seed
+from entropyctl.engines._sampling import Engine, Request, Response, Sampling, check_room
 from entropyctl.engines._stopping import StopStrings
+from entropyctl.engines._vllm_request import check_greedy, sampling_parameters, stop_strings
 from entropyctl.engines._vllm_setup import engine_arguments, prepare_process
 from entropyctl.errors import EngineError, UsageError, one_line
 from entropyctl.policy import Policy
@@ -51,7 +52,7 @@ class _Running:
 
     def __init__(self, policy: Policy, options: dict[str, Any]) -> None:
         self.tokenizer = load_tokenizer(policy)
-        self._ends = sorted(stated_ends(policy, self.tokenizer))
+        self._ends = stated_ends(policy, self.tokenizer)
         self._options = options
         self._llm: Any = None  # while it is being started, and after it could not be
         self._start(policy)
@@ -73,28 +74,10 @@ class _Running:
         """Answer the requests in their order; each sample is a request of its own, with its own seed."""
         from vllm import SamplingParams
 
-        if sampling.greedy and (sampling.truncates or sampling.temperature != 1):
-            raise UsageError(
-                "--greedy-baseline: vLLM knows a greedy token's log-probability at --temperature 1 without --top-k and "
-                "--top-p alone; leave these, or use --engine transformers"
-            )
+        check_greedy(sampling)
         check_room(requests, sampling.max_tokens, int(self._llm.model_config.max_model_len))
-        stops = [tuple(dict.fromkeys((*sampling.stop, *r.stop))) for r in requests]
-        params = [
-            SamplingParams(
-                temperature=0.0 if sampling.greedy else sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                max_tokens=sampling.max_tokens,
-                seed=None if sampling.greedy else sample_seed(request),
-                stop=list(stop),
-                stop_token_ids=self._ends,
-                logprobs=0,
-                detokenize=bool(stop),
-                skip_special_tokens=True,
-            )
-            for request, stop in zip(requests, stops, strict=True)
-        ]
+        stops = [stop_strings(request, sampling) for request in requests]
+        params = [SamplingParams(**sampling_parameters(request, sampling, self._ends)) for request in requests]
         prompts = [{"prompt_token_ids": request.prompt_tokens} for request in requests]
         with redirect_stdout(sys.stderr):
             outputs = self._llm.generate(prompts, params, use_tqdm=False)

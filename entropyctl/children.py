@@ -16,14 +16,18 @@ def command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
+def import_path() -> str:
+    """This process's import path, as a child reads it from PYTHONPATH."""
+    return os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+
+
 def environment() -> dict[str, str]:
     """The child's environment: this process's import path, one thread, and a fixed hash seed.
 
     Some generators and scorers walk through sets of strings, so their results depend on the hash seed.
     """
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     fixed = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return {**os.environ, "PYTHONPATH": path, **fixed}
+    return {**os.environ, "PYTHONPATH": import_path(), **fixed}
 
 
 def take_channel(*, show_prints: bool) -> tuple[IO[bytes], TextIO]:

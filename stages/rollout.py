@@ -61,7 +61,14 @@ def rollout(
     ] = False,
     engine: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="What generates: vllm (where it is installed, the default) or transformers."),
+        typer.Option(
+            metavar="NAME",
+            help="What generates: vllm (where it is installed, the default), server (with --url) or transformers.",
+        ),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Of a vLLM server (`entropyctl serve`): http://127.0.0.1:8000."),
     ] = None,
     engine_arg: Annotated[
         list[str] | None, typer.Option("--engine-arg", metavar="NAME=VALUE", help="An argument of vLLM's; repeatable.")
@@ -86,6 +93,10 @@ def rollout(
 
     vLLM draws its own random numbers, from a seed per response out of the same key; its samples are the same again on
     the same machine with the same --batch-rows. tensor_parallel_size and the like go through --engine-arg.
+
+    --engine server asks a vLLM server (which must hold --policy, or load it), so many requests at a time as
+    `--engine-arg requests=64` says; what gets no answer within timeout=600 seconds or meets a server that is being
+    started again is asked retries=8 times more, with doubled waits.
 
     With --max-lag L this is the beginning of a loop that runs as one pipe: step K waits until the steps up to K - 1 - L
     have made their versions, and is sampled with the newest. L = 0 is strictly on-policy; L = 1 samples a step
@@ -119,6 +130,8 @@ def rollout(
     if not chosen:
         announce(f"rollout: all {steps} steps have been trained")
     arguments = commands.pairs("--engine-arg", engine_arg)
+    if url is not None:
+        engine, arguments["url"] = engine or "server", url
     if engine is None:
         engine = default_engine()
         announce(f"rollout: --engine {engine}")

@@ -39,6 +39,14 @@ Tokenizer = Annotated[
     str | None,
     typer.Option(metavar="DIR", help="With --steps: whose tokenizer the responses have; that of --policy by default."),
 ]
+FailOver = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="End with status 10 where the sampling mismatch of a step has mean, max, k3 or disagreements above, or "
+        "ess or sequence_ess below this value; may be repeated.",
+    ),
+]
 
 
 def run(argv: list[str]) -> int:
@@ -73,6 +81,7 @@ def score(
         bool,
         typer.Option("--keep-old", help="With --policy: keep logprobs and entropies as old_logprobs, old_entropies."),
     ] = False,
+    fail_over: FailOver = None,
     steps: Steps = False,
     steps_of: StepsOf = "wrong",
     judge: JudgeUrl = None,
@@ -101,6 +110,15 @@ def score(
 
     H = -sum_v p_v log p_v        S* = p_k (H + log p_k)        E[S] = H sum p^2 + sum p^2 log p
 
+    Where the table has rollout_logprobs, --policy also says how far sampling and scoring lie apart, on the tokens that
+    the policy chose, with x = log p scored - log p sampled: mean and max of |x|; k3 = mean(e^x - 1 - x);
+    ess = (sum w)^2 / (N sum w^2) with w = e^x; sequence_ess, the same of whole responses with w = e^(sum x); and
+    disagreements, the fraction of tokens to which one side gives p >= 0.5 and the other over 2 nats less. Where
+    top-p or top-k truncated the sampling, its log p is of the kept tokens alone: the two differ by construction.
+
+    --fail-over k3=0.01 --fail-over ess=0.9 asks this of each step by itself. In a stream a step that crosses does not
+    go on and the stream ends without its end record, so that nothing trains on it; with -o the file is written whole.
+
     --ref and --prm write log p of the tokens under other models, at the same temperature; --critic the value of the
     state before each token. Any may be left out or run later: `score --ref DIR scored.parquet` adds its column alone.
     Several models in one command are in memory one after another, loaded anew for every step; `score` commands in
@@ -119,6 +137,7 @@ def score(
     from functools import reduce
 
     from entropyctl.errors import EngineError, one_line
+    from entropyctl.policy.mismatch import READS, MismatchWatch, parse_thresholds
     from entropyctl.reporting import report
     from entropyctl.rewards import GRADE_COLUMNS, Grader, GradeSummary, grade_rows
     from entropyctl.table import new_record, notice, read, write
@@ -131,13 +150,16 @@ def score(
         reward_as=reward_as,
         grading=grading,
         keep_old=keep_old and policy is None,
+        fail_over=bool(fail_over) and policy is None,
         idle=not (grading or scoring or steps),
         without_steps=() if steps else (judge, judge_model, step_prm, tokenizer),
     )
     needs = [*(["response"] if grading else []), *(["prompt_tokens", "tokens"] if scoring else [])]
     needs += ["logprobs", "entropies"] if keep_old else []
+    thresholds = parse_thresholds(fail_over or [])
+    needs += ["rollout_logprobs"] if thresholds else []
     needs += ["tokens", *([] if grading or steps_of == "all" else ["outcome"])] if steps else []
-    wanted = [*needs, "answer", "data_source", "extra", "prompt", "prompt_tokens"] if only_new else None
+    wanted = [*needs, "answer", "data_source", "extra", "prompt", "prompt_tokens", *READS] if only_new else None
     record = new_record("score", params)
     context: dict[str, Any] = {}
     passes: list[Callable[[Any], Any]] = []  # what is done to the rows of a step, in order
@@ -162,8 +184,10 @@ def score(
                 quiet=quiet,
                 keep_old=keep_old,
             )
+        sampling = source.context.get("sampling", {})
+        watch = MismatchWatch(source.path, sampling, thresholds, at_once=output in (None, "-"))
         for scorer in scorers:
-            passes.append(scorer.score)
+            passes += [scorer.score, watch.see] if scorer.role == "policy" else [scorer.score]
             made += scorer.columns
             record[scorer.role] = scorer.policy.digest
             context = with_facts(context, scorer.context(source.context, dtype))
@@ -199,6 +223,7 @@ def score(
         summary = {"rows": sink.rows, **(grades.as_dict() if grading else {})}
         for scorer in scorers:
             summary |= scorer.as_dict()
+        summary |= watch.as_dict()
         if steps:
             labeller.check()
             summary |= labeller.as_dict()
@@ -207,14 +232,23 @@ def score(
         sink.summarise(**summary)
         if grading and grader.first_error and not quiet:
             notice(f"score: the first grading error: {one_line(grader.first_error)}")
+        if (line := watch.line()) and not (quiet or json):
+            notice(f"score: {line}")
     report("score", summary, as_json=json, quiet=quiet, stdout_is_data=output in (None, "-"))
+    watch.check()
 
 
 STEP_FLAGS = ("--judge", "--judge-model", "--step-prm", "--tokenizer")
 
 
 def _refuse(
-    *, reward_as: str | None, grading: bool, keep_old: bool, idle: bool, without_steps: tuple[str | None, ...]
+    *,
+    reward_as: str | None,
+    grading: bool,
+    keep_old: bool,
+    fail_over: bool,
+    idle: bool,
+    without_steps: tuple[str | None, ...],
 ) -> None:
     """Refuse flags that would do nothing.
 
@@ -222,6 +256,7 @@ def _refuse(
         reward_as: value of --reward-as.
         grading: a grader is named.
         keep_old: --keep-old stands without --policy.
+        fail_over: so does --fail-over.
         idle: nothing at all is asked for.
         without_steps: values of STEP_FLAGS where --steps is not given.
     """
@@ -242,3 +277,5 @@ def _refuse(
         )
     if keep_old:
         raise UsageError("--keep-old: belongs to --policy, which replaces the log-probabilities and entropies")
+    if fail_over:
+        raise UsageError("--fail-over: belongs to --policy, whose log-probabilities are compared with the sampled ones")

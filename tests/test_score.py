@@ -53,7 +53,7 @@ def test_statistics_are_of_the_tempered_distribution_and_obey_the_identities(
     assert source.context["scoring"]["policies"] == {"0": find_policy(str(policy_root)).digest}
     np.testing.assert_allclose(flat(rows, "logprobs"), flat(rows, "rollout_logprobs"), atol=1e-5)
     summary = json.loads(ran.text)
-    assert summary["largest_mismatch"] < 1e-5
+    assert summary["mismatch"]["max"] < 1e-5 and summary["mismatch"]["ess"] > 0.999999
     assert summary["entropy"] == pytest.approx(flat(rows, "entropies").mean(), rel=1e-5)
     np.testing.assert_allclose(flat(rows, "s_star"), s_star(flat(rows, "logprobs"), flat(rows, "entropies")), atol=1e-6)
     model = load_model(find_policy(str(policy_root)), torch.float32, torch.device("cpu"))

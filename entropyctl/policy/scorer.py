@@ -31,7 +31,7 @@ Give = Callable[[], SplitModel]
 
 @dataclass
 class Scorer:
-    """A policy ready to score; it remembers the mean entropy, and how far sampling and scoring disagree."""
+    """A policy ready to score; it remembers the mean entropy."""
 
     policy: Policy
     model: Give
@@ -41,7 +41,6 @@ class Scorer:
     keep_old: bool = False
     tokens: int = 0
     entropy: float = 0.0
-    mismatch: float = 0.0
     role: str = "policy"
 
     @property
@@ -50,8 +49,8 @@ class Scorer:
         return (*STATISTICS, *(f"old_{name}" for name in KEPT if self.keep_old))
 
     def as_dict(self) -> dict[str, Any]:
-        """Tokens, their mean entropy, and the largest |log p - rollout log p|, over all steps so far."""
-        return {"tokens": self.tokens, "entropy": self.entropy / max(self.tokens, 1), "largest_mismatch": self.mismatch}
+        """Tokens and their mean entropy, over all steps so far."""
+        return {"tokens": self.tokens, "entropy": self.entropy / max(self.tokens, 1)}
 
     def context(self, sampled: Context, dtype: str) -> Context:
         """What the file says of this scoring."""
@@ -76,9 +75,6 @@ class Scorer:
             )
         self.tokens += tokens
         self.entropy += float(flat_values(rows["entropies"]).sum(dtype=np.float64))
-        if "rollout_logprobs" in rows.column_names and tokens:
-            gap_N = flat_values(rows["logprobs"]) - flat_values(rows["rollout_logprobs"])
-            self.mismatch = max(self.mismatch, float(np.abs(gap_N).max()))
         return rows
 
 

@@ -24,8 +24,8 @@ def check(files: Files = None, full: Full = False) -> int:
     """Prove files whole; silent, with status 0, when they are.
 
     Without --full it reads what proves a file without its pages: footer, end record, seal, number of rows, types
-    of columns. Each bad file gives one line on stderr; the status is then 3, or 4 when all that is wrong is that
-    streams ended without their end record.
+    of columns; and of a directory, which shards of a rollout are missing. Each bad file gives one line on stderr; the
+    status is then 3, or 4 when all that is wrong is that streams ended without their end record.
     """
     import sys
 

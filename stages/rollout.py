@@ -20,6 +20,14 @@ def rollout(
     prompts: commands.Prompts = None,
     output: Output = None,
     tee: Tee = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="One part of each step's prompts, I from 0 to N - 1, or auto (torchrun, Slurm array); "
+            "-o is then the directory of the parts.",
+        ),
+    ] = None,
     n: Annotated[int, typer.Option("--n", "-n", min=1, metavar="N", help="Responses to each prompt.")] = 8,
     step: Annotated[
         int | None,
@@ -102,20 +110,24 @@ def rollout(
     have made their versions, and is sampled with the newest. L = 0 is strictly on-policy; L = 1 samples a step
     while the one before it is trained. The same command goes on where an interrupted loop stopped, up to step --steps.
 
+    An interrupted rollout to a file goes on when the same command runs again: finished responses are kept beside it
+    (`.NAME.*.part`) until it is whole, and are not sampled again.
+
     Prompts come from JSON lines, Parquet, a Hugging Face dataset (`hf:OWNER/NAME`, or a directory that
     `save_to_disk` wrote), or are generated: `gym:NAME?key=value` (reasoning-gym; `shots=4` makes few-shot prompts).
     """
     params = dict(locals())
     from contextlib import ExitStack, closing
 
-    from entropyctl.engines import Sampling, default_engine, rollout_context, rollout_step
+    from entropyctl.engines import Journal, Sampling, default_engine, rollout_context, rollout_step
     from entropyctl.policy import find_policy
     from entropyctl.policy.holding import held
     from entropyctl.policy.waiting import check_somebody_reads, resident_steps, version_for_step
-    from entropyctl.prompts import load_prompts, prompts_digest, step_prompts
+    from entropyctl.prompts import load_prompts, parse_shard, prompts_digest, step_prompts
     from entropyctl.registry import load_function
     from entropyctl.reporting import report
     from entropyctl.table import new_record, notice, write
+    from entropyctl.table.atomic import make_directory
 
     announce = (lambda text: None) if quiet else notice
     sampling = Sampling(temperature, top_p, top_k, max_tokens, tuple(stop or ()))
@@ -127,6 +139,13 @@ def rollout(
     version_for = version_for_step(found, numbers, max_lag)
     problems = load_prompts(source, columns=commands.pairs("--column", column), announce=announce)
     chosen = [step_prompts(problems, k, prompts_per_step, seed) for k in numbers]
+    if shard is not None:
+        mine = parse_shard(shard)
+        chosen = [mine.part(part) for part in chosen]
+        if output not in (None, "-"):
+            make_directory(str(output))
+            output = f"{output}/{mine.file_name}"
+        params["shard"] = str(mine)
     if not chosen:
         announce(f"rollout: all {steps} steps have been trained")
     arguments = commands.pairs("--engine-arg", engine_arg)
@@ -141,6 +160,12 @@ def rollout(
     record = new_record("rollout", params | {"step": numbers.start}, policy=found.digest, seed=seed)
     context = rollout_context(found, sampling)
     inputs = [{"path": source, "digest": prompts_digest(problems)}]
+    journal = None
+    if output not in (None, "-"):
+        asked = {name: value for name, value in arguments.items() if name != "url"}
+        journal = Journal(str(output), (found.digest, sampling, seed, engine, dtype, asked))
+        if len(journal):
+            announce(f"rollout: goes on after {len(journal)} finished responses in {journal.path}")
     totals = {"rows": 0, "tokens": 0, "truncated": 0}
     with write(output, "rollouts", record, context=context, tee=tee, inputs=inputs) as sink, ExitStack() as stack:
         with held(found):
@@ -155,7 +180,7 @@ def rollout(
                 found = newest
             rows = rollout_step(
                 part,
-                ready.sample,
+                ready.sample if journal is None else journal.sampler(ready.sample, k),
                 ready.tokenizer,
                 sampling,
                 step=k,
@@ -170,4 +195,7 @@ def rollout(
             totals["tokens"] += sum(len(tokens) for tokens in rows["tokens"].to_pylist())
             totals["truncated"] += rows["finish_reason"].to_pylist().count("length")
         sink.summarise(**totals)
+    if journal is not None:
+        journal.close()
+        journal.remove()
     report("rollout", totals, as_json=json, quiet=quiet, stdout_is_data=output in (None, "-"))

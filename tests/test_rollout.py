@@ -224,7 +224,7 @@ def test_faults_are_one_line(cli: Cli, tiny_policy: Path, prompts: Path, tmp_pat
     fails(3, "cannot be loaded", "--policy", "empty", "--prompts", prompts)
     fails(
         2,
-        "there is no 'warp' in engines; known: transformers",
+        "there is no 'warp' in engines; known: server, transformers, vllm",
         "--policy",
         tiny_policy,
         "--prompts",

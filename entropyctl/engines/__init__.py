@@ -2,11 +2,13 @@
 
 import importlib.util
 
+from entropyctl.engines._journal import Journal
 from entropyctl.engines._rollout import encode_prompt, rollout_context, rollout_step
 from entropyctl.engines._sampling import Engine, Request, Response, Sampling, uniforms
 
 __all__ = [
     "Engine",
+    "Journal",
     "Request",
     "Response",
     "Sampling",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +74,18 @@ class Response(NamedTuple):
     text: str
 
 
-Sampler = Callable[[Sequence[Request], Sampling], list[Response]]
+# Told of each response as it finishes, with its place among the requests.
+Done = Callable[[int, Response], None]
+
+
+def ignore(place: int, response: Response) -> None:
+    """Nobody asks for responses before all are there."""
+
+
+class Sampler(Protocol):
+    """Responses in the order of the requests."""
+
+    def __call__(self, requests: Sequence[Request], sampling: Sampling, done: Done = ignore) -> list[Response]: ...
 
 
 class Engine(NamedTuple):

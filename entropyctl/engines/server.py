@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 
-from entropyctl.engines._sampling import Engine, Request, Response, Sampling, check_room
+from entropyctl.engines._sampling import Done, Engine, Request, Response, Sampling, check_room, ignore
 from entropyctl.engines._server_client import Client, Passing
 from entropyctl.engines._server_weights import Server
 from entropyctl.engines._stopping import StopStrings
@@ -92,14 +92,14 @@ class _Running:
         self._server.want(policy)
         in_background(self._ready)
 
-    def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+    def sample(self, requests: Sequence[Request], sampling: Sampling, done: Done = ignore) -> list[Response]:
         """Answer the requests in their order; each sample is a request of its own, with its own seed."""
         check_greedy(sampling)
         check_room(requests, sampling.max_tokens, self._server.positions)
-        found: list[Response] = in_background(lambda: self._sample(requests, sampling))
+        found: list[Response] = in_background(lambda: self._sample(requests, sampling, done))
         return found
 
-    async def _sample(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+    async def _sample(self, requests: Sequence[Request], sampling: Sampling, done: Done) -> list[Response]:
         waiting = iter(enumerate(requests))
         answers: dict[int, Response] = {}
         one = asyncio.Lock()
@@ -113,6 +113,7 @@ class _Running:
                     return await self._answer(request, sampling)
 
                 answers[index] = await self._client.persist(attempt, self._failed)
+                done(index, answers[index])
                 self._told = False
 
         await asyncio.gather(*(work() for _ in range(min(self._requests, len(requests)))))

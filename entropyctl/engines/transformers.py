@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from entropyctl.engines._sampling import Engine, Request, Response, Sampler, Sampling, check_room
+from entropyctl.engines._sampling import Done, Engine, Request, Response, Sampler, Sampling, check_room, ignore
 from entropyctl.engines._stopping import StopStrings
 from entropyctl.errors import EngineError, UsageError
 from entropyctl.policy import Policy
@@ -64,7 +64,7 @@ def sampler(model: Any, tokenizer: Any, batch_rows: int) -> Sampler:
     ends = end_tokens(model, tokenizer)
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
-    def sample(requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+    def sample(requests: Sequence[Request], sampling: Sampling, done: Done = ignore) -> list[Response]:
         if positions is not None:
             check_room(requests, sampling.max_tokens, positions)
         # Prompts of similar length together: little padding, and samples of a prompt share its prefill.
@@ -73,7 +73,9 @@ def sampler(model: Any, tokenizer: Any, batch_rows: int) -> Sampler:
         for start in range(0, len(order), batch_rows):
             chosen = order[start : start + batch_rows]
             batch = _Batch([requests[i] for i in chosen], sampling, tokenizer, ends)
-            answers.update(zip(chosen, batch.run(model), strict=True))
+            for i, answer in zip(chosen, batch.run(model), strict=True):
+                answers[i] = answer
+                done(i, answer)
         return [answers[i] for i in range(len(requests))]
 
     return sample

@@ -11,7 +11,7 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from entropyctl.engines._probe import check_probe
-from entropyctl.engines._sampling import Engine, Request, Response, Sampling, check_room
+from entropyctl.engines._sampling import Done, Engine, Request, Response, Sampling, check_room, ignore
 from entropyctl.engines._stopping import StopStrings
 from entropyctl.engines._vllm_request import check_greedy, sampling_parameters, stop_strings
 from entropyctl.engines._vllm_setup import engine_arguments, prepare_process
@@ -70,7 +70,7 @@ class _Running:
             raise EngineError(f"{policy.directory}: vLLM does not start ({reason}); see --engine-arg") from error
         check_probe(policy, self._logprobs_of, self._options["dtype"])
 
-    def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+    def sample(self, requests: Sequence[Request], sampling: Sampling, done: Done = ignore) -> list[Response]:
         """Answer the requests in their order; each sample is a request of its own, with its own seed."""
         from vllm import SamplingParams
 
@@ -79,10 +79,18 @@ class _Running:
         stops = [stop_strings(request, sampling) for request in requests]
         params = [SamplingParams(**sampling_parameters(request, sampling, self._ends)) for request in requests]
         prompts = [{"prompt_token_ids": request.prompt_tokens} for request in requests]
+        answers: dict[int, Response] = {}
         with redirect_stdout(sys.stderr):
-            outputs = self._llm.generate(prompts, params, use_tqdm=False)
-        answers = (output.outputs[0] for output in outputs)
-        return [self._response(answer, stop) for answer, stop in zip(answers, stops, strict=True)]
+            names = self._llm.enqueue(prompts, params, use_tqdm=False)
+            place = {name: i for i, name in enumerate(names)}
+            # What LLM.generate does, but for handing out each response as it finishes.
+            while self._llm.llm_engine.has_unfinished_requests():
+                for output in self._llm.llm_engine.step():
+                    if output.finished:
+                        i = place[output.request_id]
+                        answers[i] = self._response(output.outputs[0], stops[i])
+                        done(i, answers[i])
+        return [answers[i] for i in range(len(requests))]
 
     def _response(self, answer: Any, stop: tuple[str, ...]) -> Response:
         tokens = list(answer.token_ids)

@@ -14,15 +14,18 @@ from entropyctl.prompts._load import load_prompts
 from entropyctl.prompts._order import step_prompts
 from entropyctl.prompts._problem import Problem, prompts_digest
 from entropyctl.prompts._select import Measured, Selection, measurements, select
+from entropyctl.prompts._shard import Shard, parse_shard
 from entropyctl.prompts._table import as_table
 
 __all__ = [
     "Measured",
     "Problem",
     "Selection",
+    "Shard",
     "as_table",
     "load_prompts",
     "measurements",
+    "parse_shard",
     "prompts_digest",
     "select",
     "step_prompts",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Iterable
 from typing import BinaryIO
@@ -28,7 +30,8 @@ def check(path: str, *, full: bool = False, stdin: BinaryIO | None = None) -> li
     stand together. A stream has its proofs along the way and is always read to its end.
 
     Args:
-        path: a file, a directory or glob (one table of several files), or "-" for a stream on standard input.
+        path: a file, a directory or glob (one table of several files; of a directory also which shards of a rollout
+            it lacks), or "-" for a stream on standard input.
         full: read everything.
         stdin: the stream that "-" means; the process's standard input by default.
     """
@@ -41,7 +44,25 @@ def check(path: str, *, full: bool = False, stdin: BinaryIO | None = None) -> li
     faults = [fault for file in files if (fault := _fault(file, full)) is not None]
     if len(files) > 1 and not faults and (fault := _fault_between(path, files, full)) is not None:
         faults.append(fault)
+    if os.path.isdir(path) and not faults:
+        faults += _missing_shards(path, files)
     return faults
+
+
+def _missing_shards(path: str, files: list[str]) -> list[EntropyctlError]:
+    """The parts of a rollout that its directory has not, by what the records of the others say."""
+    present: dict[int, set[int]] = {}
+    for file in files:
+        opened = open_parquet(file, keep_open=False)
+        for record in opened.header.chain if opened.header else []:
+            shard = record.get("params", {}).get("shard") if record.get("stage") == "rollout" else None
+            if isinstance(shard, str) and (found := re.fullmatch(r"(\d+)/(\d+)", shard)):
+                present.setdefault(int(found[2]), set()).add(int(found[1]))
+    return [
+        InputError(f"{path}: shard {i}/{of} is missing; make it by `entropyctl rollout --shard {i}/{of}`")
+        for of, indices in sorted(present.items())
+        for i in sorted(set(range(of)) - indices)
+    ]
 
 
 def _check_standard_input(stdin: BinaryIO | None, full: bool) -> list[EntropyctlError]:

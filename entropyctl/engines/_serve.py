@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import importlib.util
 import json
 import os
@@ -20,6 +21,7 @@ from entropyctl.errors import EngineError, UsageError
 from entropyctl.policy import Policy
 from entropyctl.web import Address, in_background
 
+PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl
 PATIENCE = 15.0  # seconds that its processes have to end before they are killed
 
 
@@ -87,6 +89,7 @@ def _ended(process: subprocess.Popen[bytes], when: str) -> BaseException:
 @contextmanager
 def _child(words: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A process group of its own, so that a terminal's Ctrl-C reaches it through us alone, and it ends whole."""
+    _adopt_orphans()
     settings = {"PYTHONPATH": import_path(), "VLLM_SERVER_DEV_MODE": "1", "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=2, env={**os.environ, **settings}, start_new_session=True
@@ -97,9 +100,23 @@ def _child(words: list[str]) -> Iterator[subprocess.Popen[bytes]]:
         _end(process)
 
 
+def _adopt_orphans() -> None:
+    """Become the parent of grandchildren whose parent ends, so that they are waited for; Linux knows how."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE)
+    """Ask the whole group to end, and kill what has not."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(PATIENCE)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(PATIENCE)
+    deadline = time.monotonic() + PATIENCE
+    with suppress(ChildProcessError):  # there is none left
+        while time.monotonic() < deadline:
+            if os.waitpid(-process.pid, os.WNOHANG) == (0, 0):
+                time.sleep(0.05)

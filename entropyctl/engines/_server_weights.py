@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,8 +72,8 @@ class Server:
             self.positions, root = int(model["max_model_len"]), str(model["root"])
         except (KeyError, IndexError, TypeError, ValueError):
             raise EngineError(f"{self._client.url}: does not list its model; is this a vLLM server?") from None
-        await self._find_route()
         held = await self._weights_name()
+        # Nothing is sampled before a load: weights whose exchange has failed may end the server.
         if not (self._claims(held, root) and await self._proved()):
             await self._exchange(held, root)
             held = self._policy.digest
@@ -139,6 +141,7 @@ class Server:
         return read_probe(self._policy) is not None or Path(root).resolve() == self._policy.directory.resolve()
 
     async def _proved(self) -> bool:
+        await self._find_route()
         try:
             await self._check_probe()
         except EngineError:
@@ -161,19 +164,27 @@ class Server:
             EngineError: the server cannot, or the proof fails.
         """
         directory = str(self._policy.directory.resolve())
-        where, remedy = self._client.url, f"start it again with `entropyctl serve --policy {directory}`"
+        remedy = f"start it again with `entropyctl serve --policy {directory}`"
         if held is None:
-            raise EngineError(f"{where}: does not hold {directory} (it was started with {one_line(root)}); {remedy}")
-        try:
+            reason = f"does not hold {directory} (it was started with {one_line(root)})"
+            raise EngineError(f"{self._client.url}: {reason}; {remedy}")
+        with self._taking(directory, remedy):
             await self._load(directory)
+        await self._find_route()
+        with self._taking(directory, remedy):
             await self._check_probe()
-            await self._name(self._policy.digest)
-        except Passing as error:
-            if error.status != 500:  # which is how vLLM says that a worker failed
+        await self._name(self._policy.digest)
+
+    @contextmanager
+    def _taking(self, directory: str, remedy: str) -> Iterator[None]:
+        """Say of a fault that the version is not in, and what to do."""
+        try:
+            yield
+        except (Passing, Refused, EngineError) as error:
+            if isinstance(error, Passing) and error.status != 500:  # which is how vLLM says that a worker failed
                 raise
-            raise EngineError(f"{where}: did not take {directory} ({one_line(str(error))}); {remedy}") from None
-        except (Refused, EngineError) as error:
-            raise EngineError(f"{where}: did not take {directory} ({one_line(str(error))}); {remedy}") from None
+            reason = one_line(str(error))
+            raise EngineError(f"{self._client.url}: did not take {directory} ({reason}); {remedy}") from None
 
     async def _load(self, directory: str) -> None:
         """Put a checkpoint's weights into the server between two requests."""

@@ -125,9 +125,7 @@ def test_a_response_that_somebody_cut_off_is_asked_again(policy: Policy, server:
 
 def test_log_probabilities_of_another_distribution_are_refused(policy: Policy, server: Server) -> None:
     server.raw = True
-    with pytest.raises(
-        EngineError, match="another distribution than it samples from; start it with"
-    ):
+    with pytest.raises(EngineError, match="another distribution than it samples from; start it with"):
         connect(policy, server.url)
 
 
@@ -138,7 +136,8 @@ def test_a_server_of_other_weights_loads_ours(policy: Policy, server: Server) ->
     routes = [route for route, _ in server.asked if route not in ROUTES]
     name = "/update_weight_version"
     assert routes == ["/pause", name, "/collective_rpc", "/reset_prefix_cache", "/resume", name]
-    assert dict(server.asked)["/collective_rpc"] == {"method": "entropyctl_load", "args": [str(policy.directory.resolve())]}
+    directory = str(policy.directory.resolve())
+    assert dict(server.asked)["/collective_rpc"] == {"method": "entropyctl_load", "args": [directory]}
 
 
 def test_a_server_that_holds_ours_is_left_alone(policy: Policy, server: Server) -> None:

@@ -44,7 +44,7 @@ evaluate
 for step in $(seq 1 "$steps"); do
   echo "== step $step of $steps" >&2
   POLICY="$run/policy" PROMPTS="$train" REWARD=gym PROMPTS_PER_STEP=12 N=8 MAX_TOKENS=12 LR=4e-6 \
-    MASK='clip-v --mu 2 --max-frac 0.05' bash examples/loop.sh "$run" "$step"
+    MASK='clip-v --mu 2 --max-frac 0.05' bash examples/loop_files.sh "$run" "$step"
   evaluate
 done
 

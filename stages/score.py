@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -64,6 +64,12 @@ def score(
         ),
     ] = None,
     policy: commands.Policy = None,
+    at: Annotated[
+        Literal["sampled", "latest"],
+        typer.Option(
+            help="Of --policy as a directory of versions: score with the version that sampled, or the newest."
+        ),
+    ] = "sampled",
     ref: Annotated[
         str | None, typer.Option(metavar="DIR", help="Reference model: log p of the tokens, as ref_logprobs.")
     ] = None,
@@ -159,7 +165,11 @@ def score(
     thresholds = parse_thresholds(fail_over or [])
     needs += ["rollout_logprobs"] if thresholds else []
     needs += ["tokens", *([] if grading or steps_of == "all" else ["outcome"])] if steps else []
-    wanted = [*needs, "answer", "data_source", "extra", "prompt", "prompt_tokens", *READS] if only_new else None
+    wanted = (
+        [*needs, "answer", "data_source", "extra", "prompt", "prompt_tokens", "policy_version", *READS]
+        if only_new
+        else None
+    )
     record = new_record("score", params)
     context: dict[str, Any] = {}
     passes: list[Callable[[Any], Any]] = []  # what is done to the rows of a step, in order
@@ -183,6 +193,7 @@ def score(
                 token_budget=token_budget,
                 quiet=quiet,
                 keep_old=keep_old,
+                at=at,
             )
         sampling = source.context.get("sampling", {})
         watch = MismatchWatch(source.path, sampling, thresholds, at_once=output in (None, "-"))
@@ -190,7 +201,7 @@ def score(
             passes += [scorer.score, watch.see] if scorer.role == "policy" else [scorer.score]
             made += scorer.columns
             record[scorer.role] = scorer.policy.digest
-            context = with_facts(context, scorer.context(source.context, dtype))
+            context = with_facts(context, scorer.context())
         if steps:
             from entropyctl.steps.labeller import open_labeller
 
@@ -214,10 +225,14 @@ def score(
             made.append("step_labels")
             record |= facts
         only = made if only_new else None
-        sink = stack.enter_context(write(output, "scored", record, source, context=context, only=only, tee=tee))
+        anew = [name for scorer in scorers for name in scorer.replaces]
+        sink = stack.enter_context(
+            write(output, "scored", record, source, context=context, replaces=anew, only=only, tee=tee)
+        )
         for step in source:
             rows = reduce(lambda rows, one: one(rows), passes, step.rows)
-            sink.put(step.number, rows)
+            facts = reduce(with_facts, (scorer.facts(step.number) for scorer in scorers), {})
+            sink.put(step.number, rows, facts=facts)
         if grading and sink.rows and grades.outcomes["error"] == sink.rows:
             raise EngineError(f"--reward {reward}: failed on every response; the first: {grader.first_error}")
         summary = {"rows": sink.rows, **(grades.as_dict() if grading else {})}

@@ -33,6 +33,12 @@ def update(
     publish: Annotated[
         bool, typer.Option("--publish", help="Write the next version and make it `latest`, after every step.")
     ] = False,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="With --publish: delete all versions but the newest N and those being read."
+        ),
+    ] = None,
     metrics: Annotated[
         str | None, typer.Option(metavar="DIR", help="Directory that gets a metrics file for each step.")
     ] = None,
@@ -92,6 +98,9 @@ def update(
     the sampled tokens; its scripts have D 1e-4 and at most 5e-3, its configuration 1e-3 and 0.5. trl does so once an
     optimiser step, with the exact H of the mini-batch before and H <= target; D 5e-3 and at most 1, no bonus at first.
 
+    With --publish every step makes a version, one without a token to learn from too. A step may be scored by any
+    version that this run has had in training (a file of several steps, `rollout --max-lag`): `lag` in the metrics.
+
     Greedy baseline rows are left out. prime-rm trains a reward model (--policy is its directory) and takes no mask.
 
     With --critic: value loss = (1/Z) sum_t loss_mask_t 1/2 max((v_t - R_t)^2, (clip(v_t, v_old_t +- X) - R_t)^2)
@@ -108,9 +117,17 @@ def update(
     from entropyctl.policy.publish import policy_to_train
     from entropyctl.reporting import report
     from entropyctl.table import new_record, read
-    from entropyctl.training import EntropyBonus, Recipe, check_policy, columns_for, open_trainer, train_steps
+    from entropyctl.training import (
+        EntropyBonus,
+        Recipe,
+        check_loop,
+        check_policy,
+        columns_for,
+        open_trainer,
+        train_steps,
+    )
     from entropyctl.training.critic import NEEDS as CRITIC_NEEDS
-    from entropyctl.training.critic import check_critic, open_critic
+    from entropyctl.training.critic import open_critic
     from entropyctl.training.live import recorded_masks
 
     path = commands.required("--policy", policy)
@@ -136,7 +153,9 @@ def update(
     if mask == "live" and recipe.trains != "policies":
         raise UsageError(f"--mask live: masks are the policy's, and --objective {method} trains another model")
     needed, wanted = columns_for(recipe.reads)
-    wanted.append("greedy")
+    wanted += ["greedy", "policy_version"]
+    if keep is not None and not publish:
+        raise UsageError("--keep: belongs to --publish, which makes the versions")
     needed += CRITIC_NEEDS if critic is not None else ()
     # A mask that runs again may want any column; which ones stands in the file.
     columns = None if mask == "live" else wanted
@@ -145,13 +164,14 @@ def update(
         policy_to_train(critic, publish=publish, what="critic") if critic is not None else nullcontext() as judge,
         read(inputs or ["-"], columns=columns, needs=needed, allow_mismatch=allowed) as source,
     ):
+        check_loop(source, found, publish=publish, keep=keep)
         recipe = replace(recipe, temperature=source.temperature)
         live = recorded_masks(source) if mask == "live" else ()
         if "advantages" in recipe.reads or recipe.trains != "policies":
             check_policy(source, found, allowed, recipe.trains)
         learning = None
         if judge is not None:
-            check_critic(source, judge, allowed)
+            check_policy(source, judge, allowed, "critic")
             learning = open_critic(judge, optimizer, critic_lr, weight_decay, critic_clip, device)
         trainer = open_trainer(found, optimizer, lr, weight_decay, device)
         bonus.restore(trainer.facts)
@@ -166,6 +186,7 @@ def update(
             quiet=quiet,
             live=live,
             critic=learning,
+            keep=keep,
         ):
             names = HEADLINES if critic is None else (*HEADLINES, "value_loss", "explained_variance")
             shown = values if json else {name: values[name] for name in names}

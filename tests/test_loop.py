@@ -83,9 +83,9 @@ def metrics(run: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def by_files(shell: Shell, place: Path, tiny_policy: Path) -> Path:
-    """A run of three steps with `loop.sh`."""
+    """A run of three steps with `loop_files.sh`."""
     run = new_run(place / "files", tiny_policy)
-    ran = shell("loop.sh", "files", str(STEPS))
+    ran = shell("loop_files.sh", "files", str(STEPS))
     assert ran.returncode == 0, ran.stderr
     return run
 
@@ -126,12 +126,12 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     shell: Shell, place: Path, tiny_policy: Path, by_files: Path
 ) -> None:
     parts = new_run(place / "parts", tiny_policy)
-    assert shell("loop.sh", "parts", "1").returncode == 0
+    assert shell("loop_files.sh", "parts", "1").returncode == 0
     # the grader is gone in the middle of step 2: the step fails, and what was published stays
-    failed = shell("loop.sh", "parts", "2", REWARD="python:nowhere:score")
+    failed = shell("loop_files.sh", "parts", "2", REWARD="python:nowhere:score")
     assert failed.returncode == 2, failed.stderr
     assert (parts / "policy" / "latest").readlink() == Path("v000001")
-    assert shell("loop.sh", "parts", "2").returncode == 0
+    assert shell("loop_files.sh", "parts", "2").returncode == 0
     assert weights(parts, 2) == weights(by_files, 2)
 
 

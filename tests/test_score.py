@@ -18,7 +18,7 @@ from entropyctl.policy.checkpoint import load_model
 from entropyctl.policy.publish import publish
 from entropyctl.table import read
 
-from .conftest import CONTEXT, ROOT, Cli, write_scored
+from .conftest import CONTEXT, ROOT, Cli, scored_rows, write_scored
 
 STATISTICS = ["logprobs", "entropies", "s_star", "expected_s", "sum_p2"]
 
@@ -93,10 +93,11 @@ def test_another_policy_is_refused_unless_it_is_asked_for(
     with torch.no_grad():
         model.lm_head.weight.mul_(1.1)
     publish(policy, model, {"w": torch.zeros(1)}, {})
-    refused = cli("score", rollouts, "--policy", policy_root, "-o", "s.parquet")
+    another = policy_root / "v000001"
+    refused = cli("score", rollouts, "--policy", another, "-o", "s.parquet")
     assert refused.code == 5 and "was sampled by version 0" in refused.line, refused
     assert not (tmp_path / "s.parquet").exists()
-    asked = cli("score", rollouts, "--policy", policy_root, "--allow-mismatch", "policies", "-o", "s.parquet")
+    asked = cli("score", rollouts, "--policy", another, "--allow-mismatch", "policies", "-o", "s.parquet")
     assert asked.code == 0, asked
     rows, source = rows_of(tmp_path / "s.parquet")
     assert np.abs(flat(rows, "logprobs") - flat(rows, "rollout_logprobs")).max() > 1e-3
@@ -109,7 +110,7 @@ def test_a_model_that_computes_nan_ends_with_8(cli: Cli, policy_root: Path, roll
     with torch.no_grad():
         model.model.norm.weight[0] = torch.nan
     publish(policy, model, {"w": torch.zeros(1)}, {})
-    ran = cli("score", rollouts, "--policy", policy_root, "--allow-mismatch", "policies", "-o", "s.parquet")
+    ran = cli("score", rollouts, "--policy", policy_root, "--at", "latest", "-o", "s.parquet")
     assert ran.code == 8 and "not numbers" in ran.line, ran
     assert not (tmp_path / "s.parquet").exists()
 
@@ -144,7 +145,11 @@ def test_statistics_need_tokens(cli: Cli, policy_root: Path, rollouts: Path, tmp
 def test_rows_of_two_policies_are_not_scored_as_if_by_one(cli: Cli, policy_root: Path, tmp_path: Path) -> None:
     digest = find_policy(str(policy_root)).digest
     context = {**CONTEXT, "policies": {"0": digest, "1": "another"}}
-    write_scored(tmp_path / "mixed.parquet", context={k: v for k, v in context.items() if k != "tokenizer"})
+    rows = scored_rows()
+    versions = pa.array([0] * (rows.num_rows - 1) + [1], pa.int64())
+    rows = rows.set_column(rows.column_names.index("policy_version"), "policy_version", versions)
+    write_scored(tmp_path / "mixed.parquet", rows, context={k: v for k, v in context.items() if k != "tokenizer"})
+    (policy_root / "v000001").symlink_to(policy_root / "v000000")
     ran = cli("score", "mixed.parquet", "--policy", policy_root, "-o", "s.parquet")
     assert ran.code == 5 and "version 1 (another)" in ran.line, ran
 

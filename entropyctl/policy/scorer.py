@@ -17,6 +17,7 @@ import pyarrow as pa
 from entropyctl.errors import MismatchError
 from entropyctl.policy import Policy, find_policy
 from entropyctl.policy.checkpoint import check_critic_labels, load_critic, load_model, parse_device, parse_dtype
+from entropyctl.policy.following import Following, Turning, first_version
 from entropyctl.progress import progress
 from entropyctl.table import Source
 from entropyctl.table.columns import flat_values, row_lengths, with_column
@@ -51,14 +52,6 @@ class Scorer:
     def as_dict(self) -> dict[str, Any]:
         """Tokens and their mean entropy, over all steps so far."""
         return {"tokens": self.tokens, "entropy": self.entropy / max(self.tokens, 1)}
-
-    def context(self, sampled: Context, dtype: str) -> Context:
-        """What the file says of this scoring."""
-        said = scoring_context(sampled, self.policy, dtype)
-        replaced = sampled.get("scoring", {}).get("policies")
-        if self.keep_old and replaced:
-            said["scoring"]["old_policies"] = replaced
-        return said
 
     def score(self, rows: pa.Table) -> pa.Table:
         """The rows of a step with the token statistics of the policy."""
@@ -103,11 +96,6 @@ class OtherScorer:
     def as_dict(self) -> dict[str, Any]:
         """The column's mean over the tokens of all steps so far."""
         return {f"mean_{self.column}": self.total / max(self.tokens, 1)}
-
-    def context(self, sampled: Context, dtype: str) -> Context:
-        """What the file says of this scoring: for each version that sampled, the digest of this model."""
-        versions = sampled.get("policies") or ["0"]
-        return {"scoring": {self.role: dict.fromkeys(versions, self.policy.digest)}}
 
     def score(self, rows: pa.Table) -> pa.Table:
         """The rows of a step with the model's column."""
@@ -157,7 +145,8 @@ def open_scorers(
     token_budget: int,
     quiet: bool,
     keep_old: bool = False,
-) -> list[Scorer | OtherScorer]:
+    at: str = "sampled",
+) -> list[Following]:
     """Everything that is to score the rows, in the order of `paths`.
 
     Args:
@@ -168,6 +157,8 @@ def open_scorers(
         token_budget: most tokens in one forward pass.
         quiet: show no progress.
         keep_old: the policy keeps the log-probabilities and entropies that it replaces.
+        at: which version of a directory of versions scores a step as the policy, `sampled` or `latest`. As reward
+            model or critic, which a loop trains too, it is the latest; the reference stays what it is.
 
     Raises:
         InputError: a checkpoint is not there, or a critic is none; what cannot be loaded is known when it is.
@@ -175,27 +166,32 @@ def open_scorers(
     """
     allow = source.allow_mismatch
     found = {
-        role: (check_sampler if role == "policy" else check_tokenizer)(source, find_policy(path), allow)
-        for role, path in paths.items()
-        if path is not None
+        role: check_tokenizer(source, find_policy(path), allow) for role, path in paths.items() if path is not None
     }
+    ats = {"policy": at, "ref": "fixed"}
     if "critic" in found:
         check_critic_labels(found["critic"])
     temperature = source.temperature if found.keys() - {"critic"} else 1.0
-    scorers: list[Scorer | OtherScorer] = []
-    for role, policy in found.items():
-        load = loader(role, policy, dtype, device)
-        model: Give = _staying(load()) if len(found) == 1 else load
+    scorers: list[Following] = []
+    for role, newest in found.items():
+        at = "fixed" if newest.root is None else ats.get(role, "latest")
+        policy = first_version(source, role, newest, at)
+        model = Turning(policy, partial(_load, role, dtype, device), stays=len(found) == 1)
         if role == "policy":
-            scorers.append(Scorer(policy, model, temperature, token_budget, quiet, keep_old))
+            scorer: Scorer | OtherScorer = Scorer(policy, model, temperature, token_budget, quiet, keep_old)
         elif role == "critic":
             add: Callable[..., pa.Table] = partial(add_values, token_budget=token_budget)
-            scorers.append(OtherScorer(role, policy, model, "values", add, quiet))
+            scorer = OtherScorer(role, policy, model, "values", add, quiet)
         else:
             column = f"{role}_logprobs"
             add = partial(add_logprobs, name=column, temperature=temperature, token_budget=token_budget)
-            scorers.append(OtherScorer(role, policy, model, column, add, quiet))
+            scorer = OtherScorer(role, policy, model, column, add, quiet)
+        scorers.append(Following(scorer, model, source, at, dtype, keep_old and role == "policy"))
     return scorers
+
+
+def _load(role: str, dtype: str, device: str, policy: Policy) -> SplitModel:
+    return loader(role, policy, dtype, device)()
 
 
 def _staying(split: SplitModel) -> Give:
@@ -208,28 +204,6 @@ def loader(role: str, policy: Policy, dtype: str, device: str) -> Callable[[], S
     if role == "critic":
         return lambda: split_critic(load_critic(policy, kind, where))
     return lambda: split_model(load_model(policy, kind, where))
-
-
-def check_sampler(source: Source, policy: Policy, allow: tuple[str, ...]) -> Policy:
-    """The policy to score with, if it is the one that sampled the rows.
-
-    Args:
-        source: rollouts.
-        policy: the policy.
-        allow: fields that may differ: `policies` (score with another policy), `tokenizer`.
-
-    Raises:
-        MismatchError: another policy or tokenizer sampled.
-    """
-    check_tokenizer(source, policy, allow)
-    sampled = source.context.get("policies", {})
-    if sampled and set(sampled.values()) != {policy.digest} and "policies" not in allow:
-        versions = ", ".join(f"version {v} ({digest[:12]})" for v, digest in sampled.items())
-        raise MismatchError(
-            f"{source.path}: was sampled by {versions}, but {policy.directory} is {policy.digest[:12]}; "
-            "give the policy that sampled, or score with another one by --allow-mismatch policies"
-        )
-    return policy
 
 
 def check_tokenizer(source: Source, policy: Policy, allow: tuple[str, ...]) -> Policy:

@@ -2,7 +2,8 @@
 
 from entropyctl.training.batch import Batch, columns_for, mini_batches, read_batch
 from entropyctl.training.bonus import EntropyBonus
-from entropyctl.training.recipe import Recipe, check_policy
+from entropyctl.training.recipe import Recipe
+from entropyctl.training.scored import check_loop, check_policy
 from entropyctl.training.step import train_step
 from entropyctl.training.update import Trainer, open_trainer, train_steps, update_step
 
@@ -11,6 +12,7 @@ __all__ = [
     "EntropyBonus",
     "Recipe",
     "Trainer",
+    "check_loop",
     "check_policy",
     "columns_for",
     "mini_batches",

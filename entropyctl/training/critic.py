@@ -6,20 +6,19 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from entropyctl.errors import EngineError, InputError, MismatchError, UsageError
+from entropyctl.errors import EngineError, InputError, UsageError
 from entropyctl.objectives import token_coefficients
 from entropyctl.objectives._value import check_clip, explained_variance, value_loss
 from entropyctl.policy import Policy
 from entropyctl.policy.checkpoint import load_critic, parse_device
 from entropyctl.policy.publish import load_trainer_state, publish
-from entropyctl.table import Source
 from entropyctl.table.columns import null_rows
 from entropyctl.table.conform import row_name
 from entropyctl.tokenstats import SplitModel, forward_batches, response_hidden, split_critic, token_values
@@ -41,6 +40,11 @@ class Critic:
     optimizer: torch.optim.Optimizer
     clip: float
     optimizer_steps: int
+    versions: set[str] = field(default_factory=set)  # digests of what it has stood for
+
+    def __post_init__(self) -> None:
+        """It stands for the version that was loaded."""
+        self.versions.add(self.policy.digest)
 
 
 def open_critic(version: Policy, optimizer: str, lr: float, weight_decay: float, clip: float, device: str) -> Critic:
@@ -58,21 +62,6 @@ def open_critic(version: Policy, optimizer: str, lr: float, weight_decay: float,
     state, facts = load_trainer_state(version)
     load_state(model, made, state)
     return Critic(version, split_critic(model), made, clip, int(facts.get("optimizer_steps", 0)))
-
-
-def check_critic(source: Source, version: Policy, allow: tuple[str, ...]) -> None:
-    """Stop where the rows' values are of another critic than the one to train, as when a step is run twice.
-
-    Raises:
-        MismatchError: names both.
-    """
-    scored = set(source.context.get("scoring", {}).get("critic", {}).values())
-    if scored and scored != {version.digest} and not {"scoring", "scoring.critic"} & set(allow):
-        digests = ", ".join(sorted(digest[:12] for digest in scored))
-        raise MismatchError(
-            f"{source.path}: its values are of critic {digests}, but {version.directory} is {version.digest[:12]}; "
-            "train the critic that scored, or allow it with --allow-mismatch scoring.critic"
-        )
 
 
 def critic_step(
@@ -158,11 +147,13 @@ def _loss(critic: Critic, batch: Batch, coefficient_N: Array, recipe: Recipe) ->
     return (k_N * found.loss).sum(), float((found.clipped & mask_N).sum())
 
 
-def publish_critic(critic: Critic) -> None:
+def publish_critic(critic: Critic, step: int | None = None) -> None:
     """Publish the trained weights as the critic's next version, for which it then stands.
 
     Raises:
         OutputError: the disk refuses.
     """
     state = save_state(critic.split.model, critic.optimizer)
-    critic.policy = publish(critic.policy, critic.split.model, state, {"optimizer_steps": critic.optimizer_steps})
+    facts = {"optimizer_steps": critic.optimizer_steps}
+    critic.policy = publish(critic.policy, critic.split.model, state, facts, step=step)
+    critic.versions.add(critic.policy.digest)

@@ -8,12 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from entropyctl.errors import MismatchError, UsageError
+from entropyctl.errors import UsageError
 from entropyctl.objectives import ESTIMATORS, REDUCTIONS, PolicyLoss
-from entropyctl.policy import Policy
 from entropyctl.policy.checkpoint import parse_dtype
 from entropyctl.registry import inputs_of
-from entropyctl.table import Source
 from entropyctl.training.batch import Batch
 from entropyctl.training.bonus import EntropyBonus
 
@@ -94,38 +92,3 @@ class Recipe:
                 f"--norm {self.norm:g}: --reduction {self.reduction} divides by no constant; leave it out, "
                 "or take a reduction that ends in -norm"
             )
-
-
-def scoring_policies(source: Source) -> set[str]:
-    """Digests of the policies whose log-probabilities the rows carry; the sampling ones' where none is recorded."""
-    scoring = source.context.get("scoring", {}).get("policies")
-    return set((scoring or source.context.get("policies", {})).values())
-
-
-def scored_by(source: Source, policy: Policy) -> bool:
-    """Whether the rows' statistics are exactly this policy's, computed in the number type of training."""
-    dtype = source.context.get("scoring", {}).get("dtype")
-    return dtype == "float32" and scoring_policies(source) == {policy.digest}
-
-
-def check_policy(source: Source, policy: Policy, allow: tuple[str, ...], role: str = "policies") -> None:
-    """Stop where the rows were scored by another model than the one to train, as when a step is run twice.
-
-    Args:
-        source: the table.
-        policy: the version to train.
-        allow: what the user accepts.
-        role: as what the model scored, `policies` or `prm`; a table that no reward model scored says nothing of one.
-
-    Raises:
-        MismatchError: names both.
-    """
-    other = source.context.get("scoring", {}).get(role, {})
-    scored = scoring_policies(source) if role == "policies" else set(other.values())
-    if scored and scored != {policy.digest} and f"scoring.{role}" not in allow:
-        digests = ", ".join(sorted(digest[:12] for digest in scored))
-        what = "policy" if role == "policies" else "reward model"
-        raise MismatchError(
-            f"{source.path}: was scored by {what} {digests}, but {policy.directory} is {policy.digest[:12]}; "
-            f"train the {what} that scored, or allow it with --allow-mismatch scoring.{role}"
-        )

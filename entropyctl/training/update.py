@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from entropyctl.inputs import base_mask, samples
 from entropyctl.policy import Policy
 from entropyctl.policy.checkpoint import load_model, parse_device
+from entropyctl.policy.holding import delete_old_versions
 from entropyctl.policy.publish import load_trainer_state
 from entropyctl.policy.publish import publish as publish_version
 from entropyctl.progress import progress
@@ -31,7 +33,8 @@ from entropyctl.training.critic import METRICS, Critic, critic_step, publish_cri
 from entropyctl.training.entropy import entropy_change, measure, statistics_of
 from entropyctl.training.live import LiveMask, masked_now, reads_of
 from entropyctl.training.optimizer import load_state, make_optimizer, save_state
-from entropyctl.training.recipe import Recipe, scored_by
+from entropyctl.training.recipe import Recipe
+from entropyctl.training.scored import check_step, lag, scored_by
 from entropyctl.training.step import train_step
 
 Advance = Callable[[int], None]
@@ -47,6 +50,11 @@ class Trainer:
     optimizer_steps: int
     exact: bool = True  # the weights are those of `policy`, not trained on since
     facts: dict[str, float] = field(default_factory=dict)  # what else was published beside the version
+    versions: set[str] = field(default_factory=set)  # digests of what it has stood for
+
+    def __post_init__(self) -> None:
+        """It stands for the version that was loaded."""
+        self.versions.add(self.policy.digest)
 
 
 def open_trainer(policy: Policy, optimizer: str, lr: float, weight_decay: float, device: str) -> Trainer:
@@ -133,10 +141,12 @@ def train_steps(
     quiet: bool,
     live: tuple[LiveMask, ...] = (),
     critic: Critic | None = None,
+    keep: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Train on every step of a table, publish after each, and write its metrics.
 
-    A step without tokens of the policy's trains nothing, publishes nothing and has no metrics.
+    A step without tokens of the policy's trains nothing and has no metrics. It is published all the same, as a version
+    of the same weights: whoever waits for the version of a step is answered, whatever became of the step.
 
     Args:
         trainer: the policy in training; locked by the caller where it is published.
@@ -148,57 +158,109 @@ def train_steps(
         quiet: show no progress.
         live: masks to run again on every mini-batch.
         critic: trained and published beside the policy; locked as the policy is.
+        keep: how many versions of the policy, and of the critic, stay; None keeps all.
+
+    Raises:
+        MismatchError: a step was scored by another model than this run has trained.
 
     Yields:
         A row of metrics for each step.
     """
     for step in source:
         rows = samples(step.rows)
+        if "advantages" in recipe.reads or recipe.trains != "policies":
+            check_step(
+                source, step.number, rows, trainer.versions, trainer.policy, source.allow_mismatch, recipe.trains
+            )
+        if critic is not None:
+            check_step(source, step.number, rows, critic.versions, critic.policy, source.allow_mismatch, "critic")
         if not base_mask(rows).any():
             notice(f"update: step {step.number} has no tokens that the policy chose; nothing was trained")
+            if publish:
+                publish_all(trainer, critic, recipe, step.number, keep)
             continue
-        tokens = int(row_lengths(rows["tokens"]).sum())
         # The file is opened first: a place that cannot be written is known before the work, and before the publishing.
         with metrics_file(metrics, step.number, trainer.policy, record, source) if metrics else nullcontext() as sink:
-            steps_before = trainer.optimizer_steps
-            scored_here = trainer.exact and scored_by(source, trainer.policy) and "advantages" in recipe.reads
-            with progress(f"update step {step.number}", tokens * recipe.epochs, quiet=quiet) as advance:
-                values = update_step(trainer, rows, recipe, scored_here=scored_here, live=live, advance=advance)
-            if trainer.optimizer_steps == steps_before:
-                notice(f"update: step {step.number}: no token has a gradient; the weights stay as they are")
-            values |= dict.fromkeys(METRICS)
-            if critic is not None:
-                with progress(f"update critic {step.number}", tokens * recipe.epochs, quiet=quiet) as advance:
-                    learnt = critic_step(critic, rows, recipe, advance)
-                values |= learnt | {"seconds": values["seconds"] + learnt["seconds"]}
-            values |= {"step": step.number, "policy_version": trainer.policy.version, "published_version": None}
-            if publish and critic is not None:
-                # First: should the policy's publishing fail, the step can be run again, and a critic bears it twice.
-                publish_critic(critic)
-            if publish:
-                publish_next(trainer, {} if recipe.bonus is None else recipe.bonus.facts())
-                values["published_version"] = trainer.policy.version
+            values = _train(trainer, source, step.number, rows, recipe, live, critic, quiet)
+            values["published_version"] = trainer.policy.version + 1 if publish else None
             if sink is not None:
                 columns = load_schema("metrics").columns
                 row = pa.table({c.name: column_from([values[c.name]], c.arrow_type) for c in columns})
                 sink.put(step.number, row, rows_read=step.rows.num_rows)
+        if publish:
+            # After the metrics: those of a step that is cut short here are written again when the step is run again,
+            # while nobody would ever write those of a step that has its version.
+            try:
+                publish_all(trainer, critic, recipe, step.number, keep)
+            except BaseException:
+                if sink is not None and trainer.policy.version == values["policy_version"]:
+                    Path(metrics_path(str(metrics), step.number)).unlink(missing_ok=True)
+                raise
         yield values
 
 
-def publish_next(trainer: Trainer, facts: dict[str, float]) -> None:
+def _train(
+    trainer: Trainer,
+    source: Source,
+    number: int,
+    rows: pa.Table,
+    recipe: Recipe,
+    live: tuple[LiveMask, ...],
+    critic: Critic | None,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Train policy and critic on a step's rows; its metrics, but for the version that is published."""
+    tokens = int(row_lengths(rows["tokens"]).sum())
+    steps_before = trainer.optimizer_steps
+    scored_here = _exact(trainer, source, number, rows, recipe)
+    with progress(f"update step {number}", tokens * recipe.epochs, quiet=quiet) as advance:
+        values = update_step(trainer, rows, recipe, scored_here=scored_here, live=live, advance=advance)
+    if trainer.optimizer_steps == steps_before:
+        notice(f"update: step {number}: no token has a gradient; the weights stay as they are")
+    values |= dict.fromkeys(METRICS)
+    if critic is not None:
+        with progress(f"update critic {number}", tokens * recipe.epochs, quiet=quiet) as advance:
+            learnt = critic_step(critic, rows, recipe, advance)
+        values |= learnt | {"seconds": values["seconds"] + learnt["seconds"]}
+    behind = lag(rows, trainer.policy) if recipe.trains == "policies" else None
+    return values | {"step": number, "policy_version": trainer.policy.version, "lag": behind}
+
+
+def _exact(trainer: Trainer, source: Source, number: int, rows: pa.Table, recipe: Recipe) -> bool:
+    """Whether the statistics in the rows are those of the weights in training."""
+    return trainer.exact and "advantages" in recipe.reads and scored_by(source, number, rows, trainer.policy)
+
+
+def publish_all(trainer: Trainer, critic: Critic | None, recipe: Recipe, step: int, keep: int | None) -> None:
+    """Publish what a step has trained, and delete the versions that are not kept.
+
+    Raises:
+        OutputError: the disk refuses.
+    """
+    if critic is not None:
+        # First: should the policy's publishing fail, the step can be run again, and a critic bears it twice.
+        publish_critic(critic, step)
+    publish_next(trainer, {} if recipe.bonus is None else recipe.bonus.facts(), step)
+    for policy in [trainer.policy, *([] if critic is None else [critic.policy])]:
+        if keep is not None and policy.root is not None:
+            delete_old_versions(policy.root, keep)
+
+
+def publish_next(trainer: Trainer, facts: dict[str, float], step: int | None = None) -> None:
     """Publish the trained weights as the policy's next version, for which the trainer then stands.
 
     Args:
         trainer: the policy in training.
         facts: what else the next run continues with.
+        step: that was trained.
 
     Raises:
         OutputError: the disk refuses.
     """
     state = save_state(trainer.split.model, trainer.optimizer)
-    trainer.policy = publish_version(
-        trainer.policy, trainer.split.model, state, {"optimizer_steps": trainer.optimizer_steps, **facts}
-    )
+    facts = {"optimizer_steps": trainer.optimizer_steps, **facts}
+    trainer.policy = publish_version(trainer.policy, trainer.split.model, state, facts, step=step)
+    trainer.versions.add(trainer.policy.digest)
     trainer.exact = True
 
 
@@ -206,4 +268,9 @@ def metrics_file(directory: str, step: int, policy: Policy, record: Record, sour
     """The metrics of a step, a file of its own, so that a directory of them is the history of a run."""
     make_directory(directory)
     own = again(record, policy=policy.digest)
-    return write(f"{directory}/step-{step:06d}.parquet", "metrics", own, source)
+    return write(metrics_path(directory, step), "metrics", own, source)
+
+
+def metrics_path(directory: str, step: int) -> str:
+    """Where the metrics of a step stand."""
+    return f"{directory}/step-{step:06d}.parquet"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A training run as five commands on files per step. Every file stays, so any stage can be run again.
 #
-#   POLICY=run/policy PROMPTS=train.parquet REWARD=math examples/loop.sh RUN STEPS
+#   POLICY=run/policy PROMPTS=train.parquet REWARD=math examples/loop_files.sh RUN STEPS
 #
 # POLICY is a directory of versions; make your checkpoint its version 0:
 #   mkdir -p run/policy && ln -s "$(realpath CHECKPOINT)" run/policy/v000000 && ln -s v000000 run/policy/latest

@@ -81,13 +81,14 @@ class _Running:
         prompts = [{"prompt_token_ids": request.prompt_tokens} for request in requests]
         answers: dict[int, Response] = {}
         with redirect_stdout(sys.stderr):
-            names = self._llm.enqueue(prompts, params, use_tqdm=False)
-            place = {name: i for i, name in enumerate(names)}
             # What LLM.generate does, but for handing out each response as it finishes.
-            while self._llm.llm_engine.has_unfinished_requests():
-                for output in self._llm.llm_engine.step():
+            engine = self._llm.llm_engine
+            for i, (prompt, one) in enumerate(zip(prompts, params, strict=True)):
+                engine.add_request(str(i), prompt, one)
+            while engine.has_unfinished_requests():
+                for output in engine.step():
                     if output.finished:
-                        i = place[output.request_id]
+                        i = int(output.request_id)
                         answers[i] = self._response(output.outputs[0], stops[i])
                         done(i, answers[i])
         return [answers[i] for i in range(len(requests))]

@@ -24,6 +24,7 @@ class Server(ThreadingHTTPServer):
     scale_out = True  # whether it has the route that says which weights sampled
     raw = False  # log-probabilities before temperature and truncation
     loads = True  # whether its worker knows how to take weights
+    together = 1  # how many requests for responses must have come before it answers the first
 
     def __init__(self, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), Handler)
@@ -31,6 +32,7 @@ class Server(ThreadingHTTPServer):
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.most_in_flight = self.in_flight = 0
         self.lock = threading.Lock()
+        self.enough = threading.Event()
 
     @property
     def url(self) -> str:
@@ -68,6 +70,9 @@ class Handler(BaseHTTPRequestHandler):
             with server.lock:
                 server.in_flight += 1
                 server.most_in_flight = max(server.most_in_flight, server.in_flight)
+                if server.in_flight >= server.together:
+                    server.enough.set()
+            server.enough.wait(60)
             self.respond(route, body)
             with server.lock:
                 server.in_flight -= 1

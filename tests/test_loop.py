@@ -214,3 +214,57 @@ def test_scripts_stop_at_the_first_fault(script: str) -> None:
     assert "set -euo pipefail" in text
     if shutil.which("shellcheck"):
         subprocess.run(["shellcheck", str(ROOT / "examples" / script)], check=True)
+
+
+# --- the other scripts of examples/ --------------------------------------------------------------------------------
+
+
+def test_two_gpus_with_the_cpu_standing_in_for_each(
+    shell: Shell, place: Path, tiny_policy: Path, by_files: Path
+) -> None:
+    run = new_run(place / "gpus", tiny_policy)
+    ran = shell("loop_two_gpus.sh", "gpus", str(STEPS), LAG="0", SAMPLER_GPU="0", TRAINER_GPU="1")
+    assert ran.returncode == 0, ran.stderr
+    assert [m["published_version"] for m in metrics(run)] == [1, 2, 3]
+    # with one step of lag the second step is sampled by the policy before the first update
+    lagging = new_run(place / "lagging", tiny_policy)
+    ran = shell("loop_two_gpus.sh", "lagging", str(STEPS))
+    assert ran.returncode == 0, ran.stderr
+    assert [m["published_version"] for m in metrics(lagging)] == [1, 2, 3]
+    assert max(m["lag"] for m in metrics(lagging)) <= 1
+
+
+def test_an_array_of_tasks_samples_what_one_command_samples(
+    shell: Shell, place: Path, tiny_policy: Path, by_files: Path
+) -> None:
+    run = new_run(place / "slurm", tiny_policy)
+    array = {"SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "1"}
+    for task in ("1", "3"):
+        ran = shell("loop_slurm.sh", "sample", "slurm", "1", SLURM_ARRAY_TASK_ID=task, **array)
+        assert ran.returncode == 0, ran.stderr
+    ran = shell("loop_slurm.sh", "train", "slurm", "1")
+    assert ran.returncode == 3, ran.stderr
+    assert "slurm/step-000001/scored: shard 1/3 is missing" in ran.stderr
+    assert shell("loop_slurm.sh", "sample", "slurm", "1", SLURM_ARRAY_TASK_ID="2", **array).returncode == 0
+    ran = shell("loop_slurm.sh", "train", "slurm", "1")
+    assert ran.returncode == 0, ran.stderr
+    assert metrics(run)[0]["reward"] == metrics(by_files)[0]["reward"]
+    assert metrics(run)[0]["entropy"] == pytest.approx(metrics(by_files)[0]["entropy"], rel=1e-5)
+
+
+def test_fifty_masks_over_the_same_rows(shell: Shell, cli: Cli, place: Path, by_files: Path) -> None:
+    scored, *_ = INPUTS
+    assert cli("advantage", "grpo", scored, "-o", "advantaged.parquet", cwd=place).code == 0
+    ran = shell("remask_offline.sh", "advantaged.parquet", "masks")
+    assert ran.returncode == 0, ran.stderr
+    head, *lines = ran.stdout.splitlines()
+    assert head.split() == ["mask", "removed", "change", "of", "H"]
+    assert len(lines) == 50
+    assert len({line.rsplit(maxsplit=2)[2] for line in lines}) > 20  # they differ in what they do
+    again = shell("remask_offline.sh", "advantaged.parquet", "masks")
+    assert (again.stdout, again.stderr) == (ran.stdout, "")
+    mask = "masks/steer_--w-min_0.5.parquet"
+    assert cli("check", "--full", mask, cwd=place).code == 0
+    policy = new_run(place / "remasked", place / "files" / "policy" / "v000000") / "policy"
+    ran = cli("update", "advantaged.parquet", mask, "--policy", policy, cwd=place)
+    assert ran.code == 0, ran

@@ -25,7 +25,7 @@ def blocks(name: str) -> str:
 
 def test_every_block_of_commands_is_named_for_its_test() -> None:
     named = {name for name, kind, _ in BLOCKS if kind in ("sh", "python")}
-    assert named == {"quickstart", "run", "install", "tour", "tour-python", "python"}
+    assert named == {"quickstart", "run", "install", "tour", "tour-python", "python", "vllm"}
 
 
 def environment(bin_directory: Path, **variables: str) -> dict[str, str]:

@@ -13,11 +13,33 @@ import pytest
 from entropyctl.table import read
 
 from .conftest import ROOT
+from .test_readme import blocks, environment, shell
 
 VLLM_PYTHON = os.environ.get("VLLM_PYTHON")
 
 
-@pytest.mark.skipif(VLLM_PYTHON is None, reason="VLLM_PYTHON names no interpreter with vLLM; tests/run.sh sets it")
+pytestmark = pytest.mark.skipif(
+    VLLM_PYTHON is None, reason="VLLM_PYTHON names no interpreter with vLLM; tests/run.sh sets it"
+)
+
+
+def test_the_readmes_pipe_over_two_environments(tmp_path: Path, vllm_policy: Path) -> None:
+    (tmp_path / "parity.py").write_text("def score(solution_str): return len(solution_str) % 2\n")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "say one", "answer": "1"}\n{"prompt": "two", "answer": "2"}\n')
+    (tmp_path / "run/policy").mkdir(parents=True)
+    (tmp_path / "run/policy/v000000").symlink_to(vllm_policy)
+    (tmp_path / "run/policy/latest").symlink_to("v000000")
+    there = tmp_path / ".venv-vllm/bin"
+    there.mkdir(parents=True)
+    (there / "entropyctl").write_text(f'#!/bin/sh\nexec "{VLLM_PYTHON}" -m entropyctl "$@"\n')
+    (there / "entropyctl").chmod(0o755)
+    env = environment(tmp_path / "bin", PROMPTS="prompts.jsonl", REWARD="python:parity:score")
+    ran = shell(blocks("vllm"), tmp_path, env)
+    assert "largest" in ran.stderr or "max" in ran.stderr
+    with read([str(tmp_path / "run/vllm.parquet")]) as source:
+        assert [step.rows.num_rows for step in source] == [8]
+
+
 def test_vllm_samples_in_its_environment_and_a_trainer_learns_in_another(tmp_path: Path, vllm_policy: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
     rows = [{"prompt_id": f"p{i}", "prompt": f"count to {i}", "answer": str(i)} for i in range(3)]

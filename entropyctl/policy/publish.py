@@ -144,7 +144,8 @@ def _write_checkpoint(path: Path, source: Policy, model: Any, version: int, step
         if file.is_file() and not file.name.endswith(NOT_COPIED) and file.name not in ("config.json", MANIFEST):
             shutil.copyfile(file, path / file.name)
     model.save_pretrained(path, safe_serialization=True)
-    write_probe(path, model)
+    if model.get_output_embeddings() is not None:  # a critic has no engine that would prove that it holds it
+        write_probe(path, model)
     files = {f.name: file_facts(f) for f in sorted(path.iterdir()) if f.suffix == ".safetensors"}
     manifest = {"version": version, "parent": source.digest, "digest": weights_digest(path), "files": files}
     if step is not None:

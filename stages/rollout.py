@@ -127,7 +127,6 @@ def rollout(
     from entropyctl.registry import load_function
     from entropyctl.reporting import report
     from entropyctl.table import new_record, notice, write
-    from entropyctl.table.atomic import make_directory
 
     announce = (lambda text: None) if quiet else notice
     sampling = Sampling(temperature, top_p, top_k, max_tokens, tuple(stop or ()))
@@ -142,9 +141,7 @@ def rollout(
     if shard is not None:
         mine = parse_shard(shard)
         chosen = [mine.part(part) for part in chosen]
-        if output not in (None, "-"):
-            make_directory(str(output))
-            output = f"{output}/{mine.file_name}"
+        output = _file_in(output, mine.file_name)
         params["shard"] = str(mine)
     if not chosen:
         announce(f"rollout: all {steps} steps have been trained")
@@ -160,12 +157,12 @@ def rollout(
     record = new_record("rollout", params | {"step": numbers.start}, policy=found.digest, seed=seed)
     context = rollout_context(found, sampling)
     inputs = [{"path": source, "digest": prompts_digest(problems)}]
-    journal = None
-    if output not in (None, "-"):
-        asked = {name: value for name, value in arguments.items() if name != "url"}
-        journal = Journal(str(output), (found.digest, sampling, seed, engine, dtype, asked))
-        if len(journal):
-            announce(f"rollout: goes on after {len(journal)} finished responses in {journal.path}")
+    asked = {name: value for name, value in arguments.items() if name != "url"}
+    journal = (
+        None if output in (None, "-") else Journal(str(output), (found.digest, sampling, seed, engine, dtype, asked))
+    )
+    if journal is not None and len(journal):
+        announce(f"rollout: goes on after {len(journal)} finished responses in {journal.path}")
     totals = {"rows": 0, "tokens": 0, "truncated": 0}
     with write(output, "rollouts", record, context=context, tee=tee, inputs=inputs) as sink, ExitStack() as stack:
         with held(found):
@@ -196,6 +193,15 @@ def rollout(
             totals["truncated"] += rows["finish_reason"].to_pylist().count("length")
         sink.summarise(**totals)
     if journal is not None:
-        journal.close()
         journal.remove()
     report("rollout", totals, as_json=json, quiet=quiet, stdout_is_data=output in (None, "-"))
+
+
+def _file_in(directory: str | None, name: str) -> str | None:
+    """A shard's file in the directory that -o names; a stream stays one."""
+    from entropyctl.table.atomic import make_directory
+
+    if directory in (None, "-"):
+        return directory
+    make_directory(str(directory))
+    return f"{directory}/{name}"

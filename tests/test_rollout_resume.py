@@ -182,7 +182,6 @@ def test_what_decides_a_response_keeps_journals_and_lines_apart(tmp_path: Path) 
         Journal(output, ("a",))
     other_command = Journal(output, ("b",))
     assert len(other_command) == 0
-    for one in (journal, other_command):
-        one.close()
+    other_command.close()
     journal.remove()
     assert os.listdir(tmp_path) == []

@@ -82,6 +82,7 @@ class Journal:
 
     def remove(self) -> None:
         """The output is whole: no journal of it is of use any more."""
+        self.close()
         for path in self._output.parent.glob(f".{escape(self._output.name)}.*.part"):
             path.unlink(missing_ok=True)
 

@@ -22,8 +22,8 @@ from entropyctl.table.columns import buffer_view, list_items, number_type, one_c
 from entropyctl.table.conform import check_lengths
 from entropyctl.table.header import Context, Header, Record, changed_fact, facts_since, with_facts, without
 from entropyctl.table.parquet_sink import ParquetSink
+from entropyctl.table.pipe_watch import PipeWatch, ReaderGone, watch_standard_output
 from entropyctl.table.provenance import finished, merge_chains, written
-from entropyctl.table.reader_watch import ReaderGone, ReaderWatch, watch_standard_output
 from entropyctl.table.schema import KEY, column_of, load_schema
 from entropyctl.table.source import Source
 from entropyctl.table.stream_sink import StreamSink
@@ -88,7 +88,7 @@ class Sink:
         self._only = None if only is None else [*KEY, *(n for n in only if n not in KEY)]
         self._inputs, self._chain = list(inputs), list(chain)
         self._writers: list[_Writer] | None = None
-        self._watch: ReaderWatch | None = None
+        self._watch: PipeWatch | None = None
         self._schema: pa.Schema | None = None
         self._summary: dict[str, Any] = {}
         self.rows = 0

@@ -14,13 +14,14 @@ from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 
-from entropyctl.errors import InputError, UsageError, one_line
+from entropyctl.errors import InputError, StreamEndedEarly, UsageError, one_line
 from entropyctl.table.arrow_file import ArrowFile
 from entropyctl.table.conform import check_keys, check_lengths, check_names, check_nulls_in_lists, check_values, conform
 from entropyctl.table.header import Context, Header, Record, check_allowed, merge_contexts
 from entropyctl.table.overlay import Overlay, check_related
 from entropyctl.table.parquet_source import MOST_OPEN_FILES, GroupedFile, ParquetSource, open_parquet
 from entropyctl.table.paths import ARROW_FILE_MAGIC, PARQUET_MAGIC, STREAM_MAGIC, expand, is_remote, open_input
+from entropyctl.table.pipe_watch import WriterGone
 from entropyctl.table.provenance import merge_chains, unknown_record
 from entropyctl.table.schema import KEY, known_column
 from entropyctl.table.stream_source import StreamSource
@@ -280,11 +281,19 @@ class Source:
         return rows
 
     def __enter__(self) -> Source:
+        for entry in self.inputs:
+            if isinstance(entry.reader, StreamSource):
+                entry.reader.watch()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         for entry in self.inputs:
             entry.reader.close()
+        if isinstance(error, WriterGone):
+            raise StreamEndedEarly(
+                "standard input: the stage before this one died while its last step was at work here, which is "
+                "abandoned; see its message"
+            ) from None
 
 
 read = Source

@@ -28,6 +28,7 @@ from entropyctl.table.header import (
 )
 from entropyctl.table.parquet_source import damaged
 from entropyctl.table.paths import ARROW_FILE_MAGIC, PARQUET_MAGIC, STREAM_MAGIC
+from entropyctl.table.pipe_watch import PipeWatch, watch_standard_input
 from entropyctl.table.types import describe
 
 CHUNK = 1 << 24
@@ -68,6 +69,8 @@ class StreamSource:
         self.path = path
         self._raw = raw
         self._owned = owned
+        self._reading = True  # whether bytes are being waited for, or no more are needed
+        self._watch: PipeWatch | None = None
         try:
             self._open(raw, path)
         except BaseException:
@@ -114,7 +117,10 @@ class StreamSource:
                 pending = []
                 digest.update(rows)
                 total += rows.num_rows
-                yield self._prove(marks[STEP_KEY], rows, digest, total), rows
+                number = self._prove(marks[STEP_KEY], rows, digest, total)
+                self._reading = False
+                yield number, rows
+                self._reading = True
             elif END_KEY in marks:
                 if pending:
                     raise damaged(self.path, "rows after the end of the last step")
@@ -188,8 +194,14 @@ class StreamSource:
             f"{self.path}: goes on after its end record; a stream holds one table, so pipe in one output of one stage"
         )
 
+    def watch(self) -> None:
+        """From now on a writer that dies ends what is done with its steps, by WriterGone, until `close`."""
+        self._watch = watch_standard_input(self._raw, lambda: self._reading)
+
     def close(self) -> None:
         """Close a file that was opened for this; a pipe belongs to the process."""
+        if self._watch is not None:
+            self._watch.stop()
         if self._owned:
             self._raw.close()
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from entropyctl.dynamics import Mismatch, mismatch, mismatch_sums
-from entropyctl.dynamics.mismatch import TOKENS_PER_BLOCK, pooled
+from entropyctl.dynamics.blocks import TOKENS_PER_BLOCK
+from entropyctl.dynamics.mismatch import pooled
 from entropyctl.errors import StreamEndedEarly, ThresholdCrossed, UsageError
 from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_model

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from entropyctl.engines import Journal, Request, Response, Sampling, uniforms
-from entropyctl.errors import Locked, UsageError
+from entropyctl.errors import Locked, OutputError, UsageError
 from entropyctl.prompts import Problem, Shard, parse_shard
 from entropyctl.table import read
 
@@ -167,6 +167,15 @@ def test_a_line_that_a_crash_has_cut_is_sampled_again(tmp_path: Path) -> None:
     assert again.sampler(fresh, 1)([request(0), request(1)], Sampling()) == first
     again.close()
     assert journal.path.read_bytes() == whole
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+def test_a_full_disk_is_said_of_the_journal(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path / "r.parquet"), ("a",))
+    journal.close()
+    with open("/dev/full", "ab", buffering=0) as full, pytest.raises(OutputError, match=r"\.part: .*free some space"):
+        journal._file = full
+        journal.sampler(fresh, 1)([request(0)], Sampling())
 
 
 def test_what_decides_a_response_keeps_journals_and_lines_apart(tmp_path: Path) -> None:

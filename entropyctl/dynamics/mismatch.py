@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from entropyctl.dynamics.blocks import blocks
+
 Array = npt.NDArray[Any]
 
-# A float64 copy of a whole step costs more than the arithmetic.
-TOKENS_PER_BLOCK = 16_384
 # Log-ratios are counted within +-600: their exponentials, and sums of 10^47 of these, are still numbers.
 LARGEST_LOG_RATIO = 600.0
 # A confident disagreement: one side gives the token at least this log-probability, the other this much less.
@@ -97,14 +97,13 @@ def mismatch_sums(logprobs_N: Array, rollout_logprobs_N: Array, counted_N: Array
     ends_B = np.cumsum(lengths_B)
     x_B, some_B = np.zeros(len(lengths_B)), np.zeros(len(lengths_B), bool)
     sums = MismatchSums()
-    for start in range(0, len(counted_N), TOKENS_PER_BLOCK):
-        at = slice(start, start + TOKENS_PER_BLOCK)
+    for at in blocks(len(counted_N)):
         places_M = np.flatnonzero(counted_N[at])
         score_M = np.asarray(logprobs_N[at], np.float64)[places_M]
         rollout_M = np.asarray(rollout_logprobs_N[at], np.float64)[places_M]
         x_M = _log_ratio(score_M, rollout_M)
         sums = pooled(sums, _block(x_M, np.maximum(score_M, rollout_M)))
-        row_M = np.searchsorted(ends_B, start + places_M, side="right")
+        row_M = np.searchsorted(ends_B, at.start + places_M, side="right")
         np.add.at(x_B, row_M, x_M)
         some_B[row_M] = True
     return sums._replace(by_response=_weights(x_B[some_B]))

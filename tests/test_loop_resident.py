@@ -149,7 +149,7 @@ def test_when_one_is_killed_all_end_and_the_same_command_goes_on(name: str, whol
     behind = order[order.index(name) + 1 :]
     assert {codes[stage] for stage in behind} <= {4}, pipe
     assert {codes[stage] for stage in order[: order.index(name)]} <= {0}, pipe
-    assert not any("Traceback" in path.read_text() for path in pipe.errors.values())
+    assert not any("Traceback" in path.read_text() for path in pipe.errors.values()), pipe
     found = find_policy(str(place / "run" / "policy"))
     manifest = json.loads((found.directory / "entropyctl.json").read_text())
     assert manifest["digest"] == weights_digest(found.directory)

@@ -144,3 +144,31 @@ def test_a_stage_whose_producer_has_ended_well_finishes_its_work(tmp_path: Path,
     stage = subprocess.Popen(command, cwd=tmp_path, env=ENV, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     _, err = stage.communicate(stream)
     assert (stage.returncode, err.decode().splitlines()) == (0, ["at work on 1", "at work on 2", "done"])
+
+
+DESTRUCTOR = """
+import os, signal, sys
+from entropyctl import commands, ending
+class Held:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))  # an exception that is raised here is dropped
+def hold():
+    held = Held()
+    del held
+    while int(sys.argv[1]) != signal.SIGURG:
+        pass
+if int(sys.argv[1]) == signal.SIGURG:
+    def gone(number, frame):
+        raise ending.WriterGone
+    signal.signal(signal.SIGURG, gone)
+sys.exit(commands.run("hold", hold, []))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(15, 128 + 15), (1, 128 + 1), (2, 128 + 2), (23, 0)])
+def test_an_ending_that_meets_a_destructor_is_neither_lost_nor_printed(number: int, code: int, tmp_path: Path) -> None:
+    (tmp_path / "hold.py").write_text(DESTRUCTOR)
+    ran = subprocess.run(
+        [sys.executable, "hold.py", str(number)], cwd=tmp_path, env=ENV, capture_output=True, timeout=60, check=False
+    )
+    assert (ran.returncode, ran.stderr) == (code, b"")

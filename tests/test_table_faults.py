@@ -446,7 +446,8 @@ def test_a_producer_that_is_killed_leaves_no_file(wide: Path, tmp_path: Path) ->
     (tmp_path / "producer.py").write_text(PRODUCER)
     ran = shell(f"{sys.executable} producer.py | entropyctl mask none -o out.parquet", tmp_path)
     assert ran.returncode == 4, ran
-    assert "the stream ended after 128 rows without its end record; the stage before this one died" in ran.stderr
+    # found while its last rows were masked here, or when more were asked for
+    assert "the stage before this one died" in ran.stderr
     assert left(tmp_path) == {"wide.parquet", "producer.py"}
 
 

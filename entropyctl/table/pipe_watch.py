@@ -17,18 +17,9 @@ from collections.abc import Callable
 from io import BufferedReader
 from typing import Any, BinaryIO, cast
 
-# Ignored by default, so that one which comes too late does no harm.
-SIGNAL = signal.SIGURG
-# Python drops an exception that meets it in a destructor; so the signal is sent until somebody has listened.
-AGAIN_SECONDS = 1.0
+from entropyctl.ending import PIPE_SIGNAL, ReaderGone, WriterGone
 
-
-class ReaderGone(BaseException):
-    """The reader has gone. No `except OSError` around a read may take it for a fault of the input."""
-
-
-class WriterGone(BaseException):
-    """The writer has gone before it had said all. No `except Exception` around a computation may take this."""
+AGAIN_SECONDS = 1.0  # the signal is sent until somebody has listened
 
 
 class PipeWatch:
@@ -44,7 +35,7 @@ class PipeWatch:
         self._descriptor, self._gone = descriptor, gone
         self._seen, self._stopped = threading.Event(), threading.Event()
         self._wake, self._waker = os.pipe()
-        self._before = signal.signal(SIGNAL, self._signalled)
+        self._before = signal.signal(PIPE_SIGNAL, self._signalled)
         self._thread = threading.Thread(target=self._watch, name="pipe-watch", daemon=True)
         self._thread.start()
 
@@ -61,7 +52,7 @@ class PipeWatch:
         poll.poll()
         self._seen.set()
         while not self._stopped.is_set():
-            signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL)
+            signal.pthread_kill(threading.main_thread().ident or 0, PIPE_SIGNAL)
             self._stopped.wait(AGAIN_SECONDS)
 
     def stop(self) -> None:
@@ -71,8 +62,8 @@ class PipeWatch:
         self._stopped.set()
         os.write(self._waker, b"x")
         self._thread.join()
-        if signal.getsignal(SIGNAL) == self._signalled:  # else a later watch hands on to this one, which hands on
-            signal.signal(SIGNAL, self._before)
+        if signal.getsignal(PIPE_SIGNAL) == self._signalled:  # else a later watch hands on to this one, which hands on
+            signal.signal(PIPE_SIGNAL, self._before)
         os.close(self._wake)
         os.close(self._waker)
 

@@ -16,13 +16,14 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import pyarrow as pa
 
+from entropyctl.ending import ReaderGone, pipes_unwatched
 from entropyctl.errors import EntropyctlError, UsageError
 from entropyctl.table.atomic import AtomicFile
 from entropyctl.table.columns import buffer_view, list_items, number_type, one_chunk
 from entropyctl.table.conform import check_lengths
 from entropyctl.table.header import Context, Header, Record, changed_fact, facts_since, with_facts, without
 from entropyctl.table.parquet_sink import ParquetSink
-from entropyctl.table.pipe_watch import PipeWatch, ReaderGone, watch_standard_output
+from entropyctl.table.pipe_watch import PipeWatch, watch_standard_output
 from entropyctl.table.provenance import finished, merge_chains, written
 from entropyctl.table.schema import KEY, column_of, load_schema
 from entropyctl.table.source import Source
@@ -186,10 +187,11 @@ class Sink:
         return pa.schema([f for n, f in fields.items() if self._only is None or n in self._only])
 
     def _abort(self) -> None:
-        for writer in self._writers or []:
-            writer.abort()
-        for file in self._files:
-            file.abort()
+        with pipes_unwatched():
+            for writer in self._writers or []:
+                writer.abort()
+            for file in self._files:
+                file.abort()
 
     def __enter__(self) -> Sink:
         try:

@@ -14,6 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 
+from entropyctl.ending import WriterGone
 from entropyctl.errors import InputError, StreamEndedEarly, UsageError, one_line
 from entropyctl.table.arrow_file import ArrowFile
 from entropyctl.table.conform import check_keys, check_lengths, check_names, check_nulls_in_lists, check_values, conform
@@ -21,7 +22,6 @@ from entropyctl.table.header import Context, Header, Record, check_allowed, merg
 from entropyctl.table.overlay import Overlay, check_related
 from entropyctl.table.parquet_source import MOST_OPEN_FILES, GroupedFile, ParquetSource, open_parquet
 from entropyctl.table.paths import ARROW_FILE_MAGIC, PARQUET_MAGIC, STREAM_MAGIC, expand, is_remote, open_input
-from entropyctl.table.pipe_watch import WriterGone
 from entropyctl.table.provenance import merge_chains, unknown_record
 from entropyctl.table.schema import KEY, known_column
 from entropyctl.table.stream_source import StreamSource

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from entropyctl.ending import pipes_unwatched
 from entropyctl.inputs import base_mask, samples
-from entropyctl.policy import Policy
+from entropyctl.policy import Policy, find_policy
 from entropyctl.policy.checkpoint import load_model, parse_device
 from entropyctl.policy.holding import delete_old_versions
 from entropyctl.policy.publish import load_trainer_state
@@ -193,8 +194,12 @@ def train_steps(
             try:
                 publish_all(trainer, critic, recipe, step.number, keep)
             except BaseException:
-                if sink is not None and trainer.policy.version == values["policy_version"]:
-                    Path(metrics_path(str(metrics), step.number)).unlink(missing_ok=True)
+                with pipes_unwatched():
+                    # The disk knows whether the version came to be; this process may have been interrupted before.
+                    root = trainer.policy.root
+                    published = root is not None and find_policy(str(root)).version > values["policy_version"]
+                    if sink is not None and not published:
+                        Path(metrics_path(str(metrics), step.number)).unlink(missing_ok=True)
                 raise
         yield values
 

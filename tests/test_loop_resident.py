@@ -19,6 +19,8 @@ from entropyctl.table import read
 from .conftest import ROOT, Cli
 from .test_loop import GRADER, metrics, new_run, weights
 
+pytestmark = pytest.mark.deadline
+
 SIZES = "--prompts-per-step 2 --n 4 --max-tokens 6 --engine transformers"
 STAGES = {
     "rollout": f"rollout --policy run/policy --prompts prompts.jsonl --steps 3 --max-lag 0 {SIZES}",

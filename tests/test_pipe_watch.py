@@ -11,6 +11,8 @@ import pytest
 
 from .conftest import ROOT, scored_rows, write_scored
 
+pytestmark = pytest.mark.deadline
+
 ENV = os.environ | {"PYTHONPATH": str(ROOT)}
 BUSY = """
 import sys

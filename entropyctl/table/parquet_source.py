@@ -15,7 +15,7 @@ from entropyctl.table.columns import Array, row_column, row_values
 from entropyctl.table.digest import TableDigest
 from entropyctl.table.footer import footer_is_whole
 from entropyctl.table.header import END_KEY, Header, read_header, read_json, seal
-from entropyctl.table.paths import PARQUET_MAGIC, open_input
+from entropyctl.table.paths import PARQUET_MAGIC, is_remote, open_input
 from entropyctl.table.types import describe
 
 # A directory may hold more files than a process may keep open; beyond this many, files are opened for each read.
@@ -70,9 +70,7 @@ class ParquetFile:
         try:
             if self._file is not None:
                 return _read(self._file, index, columns)
-            with pq.ParquetFile(
-                open_input(self.path), metadata=self._metadata, page_checksum_verification=True
-            ) as file:
+            with _parquet_file(self.path, open_input(self.path), self._metadata) as file:
                 return _read(file, index, columns)
         except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
             raise damaged(self.path, error) from None
@@ -99,6 +97,11 @@ def _read(file: pq.ParquetFile, index: int, columns: list[str]) -> pa.Table:
     rows = file.read_row_group(index, columns=columns, use_threads=False).replace_schema_metadata(None)
     rows.validate(full=True)
     return rows
+
+
+def _parquet_file(path: str, raw: Any, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    # Reading ahead hides the latency of a store; of a local file it costs a copy of every row group.
+    return pq.ParquetFile(raw, metadata=metadata, pre_buffer=is_remote(path), page_checksum_verification=True)
 
 
 def damaged(path: str, error: object) -> InputError:
@@ -129,7 +132,7 @@ def open_parquet(path: str, *, keep_open: bool = True) -> ParquetFile:
         if not footer_is_whole(raw):
             raise damaged(path, "the footer does not match its digest")
         raw.seek(0)
-        file = pq.ParquetFile(raw, page_checksum_verification=True)
+        file = _parquet_file(path, raw)
         metadata = file.metadata.metadata or {}
         rows = file.metadata.num_rows
         header = read_header(metadata, path)

@@ -81,6 +81,14 @@ Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where th
 TokenBudget = Annotated[
     int, typer.Option(min=1, metavar="N", help="Most tokens, padding included, in one forward pass.")
 ]
+Runner = Annotated[
+    Literal["none", "ray"],
+    typer.Option(help="Where models run: in this process, or on actors of the Ray cluster at RAY_ADDRESS, else here."),
+]
+Actors = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="With --runner ray; by default one on each GPU, or on each machine."),
+]
 
 Prompts = Annotated[
     str | None,
@@ -157,6 +165,7 @@ EXTRAS = {
     "reasoning_gym": "gym",
     "datasets": "hub",
     "vllm": "vllm",
+    "ray": "ray",
 }
 
 _Config = Annotated[
@@ -223,6 +232,17 @@ def required(flag: str, value: str | None) -> str:
     if value is None:
         raise UsageError(f"{flag} is missing; give it a value")
     return value
+
+
+def on_ray(runner: str, actors: int | None) -> bool:
+    """Whether --runner asks for Ray.
+
+    Raises:
+        UsageError: there are --actors without it.
+    """
+    if actors is not None and runner != "ray":
+        raise UsageError(f"--actors {actors}: belongs to --runner ray; give that too")
+    return runner == "ray"
 
 
 def pairs(flag: str, values: list[str] | None) -> dict[str, str]:

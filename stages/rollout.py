@@ -86,6 +86,8 @@ def rollout(
     ] = None,
     dtype: Dtype = "float32",
     device: Device = "auto",
+    runner: commands.Runner = "none",
+    actors: commands.Actors = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -152,6 +154,10 @@ def rollout(
         engine = default_engine()
         announce(f"rollout: --engine {engine}")
     make_engine = load_function("engines", engine)
+    if commands.on_ray(runner, actors):
+        from entropyctl.engines._ray import over_ray
+
+        make_engine = over_ray(engine, actors, announce)
     if sampling.truncates:
         announce("rollout: top-k and top-p leave tokens out, so log-probabilities will not match those of `score`")
     record = new_record("rollout", params | {"step": numbers.start}, policy=found.digest, seed=seed)

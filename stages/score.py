@@ -105,6 +105,8 @@ def score(
     token_budget: commands.TokenBudget = 4096,
     dtype: Dtype = "float32",
     device: Device = "auto",
+    runner: commands.Runner = "none",
+    actors: commands.Actors = None,
     allow_mismatch: AllowMismatch = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -149,15 +151,18 @@ def score(
     from entropyctl.table import new_record, notice, read, write
     from entropyctl.table.header import with_facts
 
+    announce = (lambda text: None) if quiet else notice
     grading = reward not in (None, "none")
     models = {"policy": policy, "ref": ref, "prm": prm, "critic": critic}
     scoring = any(path is not None for path in models.values())
+    spread = commands.on_ray(runner, actors)
     _refuse(
         reward_as=reward_as,
         grading=grading,
         keep_old=keep_old and policy is None,
         fail_over=bool(fail_over) and policy is None,
         idle=not (grading or scoring or steps),
+        idle_runner=spread and not scoring,
         without_steps=() if steps else (judge, judge_model, step_prm, tokenizer),
     )
     needs = [*(["response"] if grading else []), *(["prompt_tokens", "tokens"] if scoring else [])]
@@ -185,6 +190,12 @@ def score(
         if scoring:
             from entropyctl.policy.scorer import open_scorers
 
+            pool = None
+            if spread:
+                from entropyctl.policy.spread import open_pool
+
+                pool = open_pool(actors, dtype=dtype, device=device, announce=announce)
+                stack.callback(pool.close)
             scorers = open_scorers(
                 source,
                 models,
@@ -194,6 +205,7 @@ def score(
                 quiet=quiet,
                 keep_old=keep_old,
                 at=at,
+                pool=pool,
             )
         sampling = source.context.get("sampling", {})
         watch = MismatchWatch(source.path, sampling, thresholds, at_once=output in (None, "-"))
@@ -242,13 +254,13 @@ def score(
         if steps:
             labeller.check()
             summary |= labeller.as_dict()
-            if labeller.first_fault and not quiet:
-                notice(f"score: the first judge fault: {labeller.first_fault}")
+            if labeller.first_fault:
+                announce(f"score: the first judge fault: {labeller.first_fault}")
         sink.summarise(**summary)
-        if grading and grader.first_error and not quiet:
-            notice(f"score: the first grading error: {one_line(grader.first_error)}")
-        if (line := watch.line()) and not (quiet or json):
-            notice(f"score: {line}")
+        if grading and grader.first_error:
+            announce(f"score: the first grading error: {one_line(grader.first_error)}")
+        if (line := watch.line()) and not json:
+            announce(f"score: {line}")
     report("score", summary, as_json=json, quiet=quiet, stdout_is_data=output in (None, "-"))
     watch.check()
 
@@ -263,6 +275,7 @@ def _refuse(
     keep_old: bool,
     fail_over: bool,
     idle: bool,
+    idle_runner: bool,
     without_steps: tuple[str | None, ...],
 ) -> None:
     """Refuse flags that would do nothing.
@@ -273,6 +286,7 @@ def _refuse(
         keep_old: --keep-old stands without --policy.
         fail_over: so does --fail-over.
         idle: nothing at all is asked for.
+        idle_runner: --runner ray has no model to run.
         without_steps: values of STEP_FLAGS where --steps is not given.
     """
     import re
@@ -290,6 +304,8 @@ def _refuse(
             "nothing to do; give --reward to grade, --policy to compute token statistics, or both (or --ref, --prm, "
             "--critic, --steps)"
         )
+    if idle_runner:
+        raise UsageError("--runner ray: belongs to --policy, --ref, --prm or --critic, whose models it runs")
     if keep_old:
         raise UsageError("--keep-old: belongs to --policy, which replaces the log-probabilities and entropies")
     if fail_over:

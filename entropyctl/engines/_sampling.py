@@ -13,6 +13,8 @@ import xxhash
 from entropyctl.errors import UsageError
 from entropyctl.policy import Policy
 
+BATCH_ROWS = 64
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -96,6 +98,15 @@ class Engine(NamedTuple):
     load: Callable[[Policy], None]  # take the weights of another version, which the next sample is drawn with
     close: Callable[[], None]  # give up processes and memory
     model: Any = None  # the transformers model, where it lives in this process; a scorer may share it
+
+
+def batches(requests: Sequence[Request], rows: int) -> list[list[int]]:
+    """Requests that are sampled side by side where an engine of ours forms the batches, as their places.
+
+    Prompts of similar length together: little padding, and samples of a prompt share its prefill.
+    """
+    order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_tokens), requests[i].prompt_id))
+    return [order[start : start + rows] for start in range(0, len(order), rows)]
 
 
 def check_room(requests: Sequence[Request], max_tokens: int, positions: int) -> None:

@@ -10,7 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from entropyctl.engines._sampling import Done, Engine, Request, Response, Sampler, Sampling, check_room, ignore
+from entropyctl.engines._sampling import (
+    BATCH_ROWS,
+    Done,
+    Engine,
+    Request,
+    Response,
+    Sampler,
+    Sampling,
+    batches,
+    check_room,
+    ignore,
+)
 from entropyctl.engines._stopping import StopStrings
 from entropyctl.errors import EngineError, UsageError
 from entropyctl.policy import Policy
@@ -18,7 +29,6 @@ from entropyctl.policy.checkpoint import end_tokens, load_model, load_tokenizer,
 
 # The batch is shortened when no more than this share still goes on; doing it more often costs more than it saves.
 COMPACT_BELOW = 0.75
-BATCH_ROWS = 64
 
 
 def transformers(
@@ -67,11 +77,8 @@ def sampler(model: Any, tokenizer: Any, batch_rows: int) -> Sampler:
     def sample(requests: Sequence[Request], sampling: Sampling, done: Done = ignore) -> list[Response]:
         if positions is not None:
             check_room(requests, sampling.max_tokens, positions)
-        # Prompts of similar length together: little padding, and samples of a prompt share its prefill.
-        order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_tokens), requests[i].prompt_id))
         answers: dict[int, Response] = {}
-        for start in range(0, len(order), batch_rows):
-            chosen = order[start : start + batch_rows]
+        for chosen in batches(requests, batch_rows):
             batch = _Batch([requests[i] for i in chosen], sampling, tokenizer, ends)
             for i, answer in zip(chosen, batch.run(model), strict=True):
                 answers[i] = answer

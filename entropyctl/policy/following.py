@@ -41,6 +41,12 @@ class Turning:
         return self._split or self._load(self._policy)
 
 
+class Turns(Protocol):
+    """A model that can become another version of itself."""
+
+    def turn_to(self, policy: Policy) -> None: ...
+
+
 class Scoring(Protocol):
     """A model that adds columns to the rows of a step."""
 
@@ -61,7 +67,7 @@ class Following:
     """
 
     scorer: Scoring
-    model: Turning
+    model: Turns
     source: Source
     at: str
     dtype: str

@@ -14,20 +14,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from entropyctl.cluster.pool import Pool
 from entropyctl.errors import MismatchError
 from entropyctl.policy import Policy, find_policy
 from entropyctl.policy.checkpoint import check_critic_labels, load_critic, load_model, parse_device, parse_dtype
 from entropyctl.policy.following import Following, Turning, first_version
+from entropyctl.policy.spread import Spread, add_over
 from entropyctl.progress import progress
 from entropyctl.table import Source
 from entropyctl.table.columns import flat_values, row_lengths, with_column
 from entropyctl.table.header import Context
-from entropyctl.tokenstats import SplitModel, split_critic, split_model
+from entropyctl.tokenstats import SplitModel, split_critic, split_model, table
 from entropyctl.tokenstats.table import COLUMNS as STATISTICS
-from entropyctl.tokenstats.table import add_logprobs, add_statistics, add_values
 
 # A model that stays is given as it is; one that takes turns is loaded whenever it is asked for.
-Give = Callable[[], SplitModel]
+Give = Callable[[], SplitModel | Spread]
+# Adds what is computed with the model to the rows.
+Add = Callable[..., pa.Table]
 
 
 @dataclass
@@ -36,8 +39,7 @@ class Scorer:
 
     policy: Policy
     model: Give
-    temperature: float
-    token_budget: int
+    add: Add
     quiet: bool
     keep_old: bool = False
     tokens: int = 0
@@ -59,13 +61,7 @@ class Scorer:
             rows = with_column(rows, f"old_{name}", rows[name])
         tokens = int(row_lengths(rows["tokens"]).sum())
         with progress("score", tokens, quiet=self.quiet) as advance:
-            rows = add_statistics(
-                rows,
-                self.model(),
-                temperature=self.temperature,
-                token_budget=self.token_budget,
-                advance=advance,
-            )
+            rows = self.add(rows, self.model(), advance=advance)
         self.tokens += tokens
         self.entropy += float(flat_values(rows["entropies"]).sum(dtype=np.float64))
         return rows
@@ -83,7 +79,7 @@ class OtherScorer:
     policy: Policy
     model: Give
     column: str
-    add: Callable[..., pa.Table]
+    add: Add
     quiet: bool
     tokens: int = 0
     total: float = 0.0
@@ -133,7 +129,8 @@ def open_scorer(
         EngineError: its output layer is not understood.
     """
     split = loader("policy", policy, dtype, device)() if model is None else split_model(model)
-    return Scorer(policy, _staying(split), temperature, token_budget, quiet)
+    add = _adding("policy", temperature, token_budget, spread=False)
+    return Scorer(policy, _staying(split), add, quiet)
 
 
 def open_scorers(
@@ -146,6 +143,7 @@ def open_scorers(
     quiet: bool,
     keep_old: bool = False,
     at: str = "sampled",
+    pool: Pool | None = None,
 ) -> list[Following]:
     """Everything that is to score the rows, in the order of `paths`.
 
@@ -159,6 +157,7 @@ def open_scorers(
         keep_old: the policy keeps the log-probabilities and entropies that it replaces.
         at: which version of a directory of versions scores a step as the policy, `sampled` or `latest`. As reward
             model or critic, which a loop trains too, it is the latest; the reference stays what it is.
+        pool: actors that hold the models; without it they are in this process.
 
     Raises:
         InputError: a checkpoint is not there, or a critic is none; what cannot be loaded is known when it is.
@@ -176,18 +175,36 @@ def open_scorers(
     for role, newest in found.items():
         at = "fixed" if newest.root is None else ats.get(role, "latest")
         policy = first_version(source, role, newest, at)
-        model = Turning(policy, partial(_load, role, dtype, device), stays=len(found) == 1)
-        if role == "policy":
-            scorer: Scorer | OtherScorer = Scorer(policy, model, temperature, token_budget, quiet, keep_old)
-        elif role == "critic":
-            add: Callable[..., pa.Table] = partial(add_values, token_budget=token_budget)
-            scorer = OtherScorer(role, policy, model, "values", add, quiet)
+        stays = len(found) == 1
+        model: Turning | Spread
+        if pool is None:
+            model = Turning(policy, partial(_load, role, dtype, device), stays=stays)
         else:
-            column = f"{role}_logprobs"
-            add = partial(add_logprobs, name=column, temperature=temperature, token_budget=token_budget)
-            scorer = OtherScorer(role, policy, model, column, add, quiet)
+            model = Spread(pool, role, policy, stays=stays)
+        add = _adding(role, temperature, token_budget, spread=pool is not None)
+        scorer: Scorer | OtherScorer
+        if role == "policy":
+            scorer = Scorer(policy, model, add, quiet, keep_old)
+        else:
+            scorer = OtherScorer(role, policy, model, _columns(role)[0], add, quiet)
         scorers.append(Following(scorer, model, source, at, dtype, keep_old and role == "policy"))
     return scorers
+
+
+def _columns(role: str) -> tuple[str, ...]:
+    return STATISTICS if role == "policy" else ("values",) if role == "critic" else (f"{role}_logprobs",)
+
+
+def _adding(role: str, temperature: float, token_budget: int, *, spread: bool) -> Add:
+    """What is computed with a role's model, here or on actors."""
+    settings: dict[str, Any] = {} if role == "critic" else {"temperature": temperature}
+    if role not in ("policy", "critic"):
+        settings["name"] = _columns(role)[0]
+    name = {"policy": "add_statistics", "critic": "add_values"}.get(role, "add_logprobs")
+    if spread:
+        return partial(add_over, name, _columns(role), settings, token_budget=token_budget)
+    add: Add = getattr(table, name)
+    return partial(add, token_budget=token_budget, **settings)
 
 
 def _load(role: str, dtype: str, device: str, policy: Policy) -> SplitModel:

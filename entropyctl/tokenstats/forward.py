@@ -7,6 +7,7 @@ the right of a token cannot reach it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,17 +24,26 @@ Advance = Callable[[int], None]
 SHARING_GAIN = 1.5
 
 
-def forward_batches(split: SplitModel, sequences: Sequences, budget: int) -> list[list[int]]:
+class Sharing(Protocol):
+    """A model, here or elsewhere, of which it is known whether a prompt's keys and values serve all its responses."""
+
+    @property
+    def shares_prompts(self) -> bool: ...
+
+
+def forward_batches(split: Sharing, sequences: Sequences, budget: int | None) -> list[list[int]]:
     """Cut sequences into forward passes: by length, or by prompt where sharing prompts saves enough.
 
     Args:
         split: the model.
         sequences: responses are not empty.
-        budget: most tokens in one pass.
+        budget: most tokens in one pass; None makes one of all.
 
     Returns:
         Indices of the sequences of each pass.
     """
+    if budget is None:
+        return [list(range(len(sequences)))] if sequences else []
     lengths = [len(prompt) + len(response) for prompt, response in sequences]
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, (prompt, _) in enumerate(sequences):
@@ -102,7 +112,7 @@ def score_sequences(
     sequences: Sequences,
     *,
     temperature: float,
-    token_budget: int,
+    token_budget: int | None,
     advance: Advance = lambda tokens: None,
 ) -> BlockStatistics:
     """The five statistics of every response token, `[N]` float32 on the CPU, in the order of the sequences.
@@ -111,7 +121,7 @@ def score_sequences(
         split: the model.
         sequences: prompts (not empty) and responses; responses may be empty.
         temperature: of the sampling.
-        token_budget: most tokens in one forward pass.
+        token_budget: most tokens in one forward pass; None makes one of all.
         advance: told the response tokens done, for a progress display.
     """
     names = BlockStatistics._fields
@@ -123,7 +133,7 @@ def score_sequences(
 
 
 def value_sequences(
-    split: SplitModel, sequences: Sequences, *, token_budget: int, advance: Advance = lambda tokens: None
+    split: SplitModel, sequences: Sequences, *, token_budget: int | None, advance: Advance = lambda tokens: None
 ) -> Tensor:
     """A critic's value of the state before every response token, `[N]` float32 on the CPU, in the sequences' order.
 
@@ -132,7 +142,7 @@ def value_sequences(
     Args:
         split: the critic.
         sequences: prompts (not empty) and responses; responses may be empty.
-        token_budget: most tokens in one forward pass.
+        token_budget: most tokens in one forward pass; None makes one of all.
         advance: told the response tokens done, for a progress display.
     """
 
@@ -153,7 +163,7 @@ def _of_every_token(
     sequences: Sequences,
     compute: Callable[[Tensor, Tensor], Sequence[Tensor]],
     width: int,
-    token_budget: int,
+    token_budget: int | None,
     advance: Advance,
 ) -> list[Tensor]:
     """`width` numbers of every response token: what `compute` gives of hidden states and tokens, each `[N]`."""

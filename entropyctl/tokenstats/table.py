@@ -24,7 +24,7 @@ def add_statistics(
     split: SplitModel,
     *,
     temperature: float,
-    token_budget: int,
+    token_budget: int | None,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> pa.Table:
     """The rows of a step with log p, H, S*, E[S] and sum p^2 of every response token.
@@ -33,7 +33,7 @@ def add_statistics(
         rows: with `prompt_tokens` and `tokens`.
         split: the scoring model.
         temperature: of the sampling.
-        token_budget: most tokens in one forward pass.
+        token_budget: most tokens in one forward pass; None makes one of all.
         advance: told the response tokens done.
 
     Raises:
@@ -53,7 +53,7 @@ def add_logprobs(
     name: str,
     *,
     temperature: float,
-    token_budget: int,
+    token_budget: int | None,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> pa.Table:
     """The rows of a step with log p of every response token under another model, as column `name`.
@@ -69,7 +69,7 @@ def add_values(
     rows: pa.Table,
     split: SplitModel,
     *,
-    token_budget: int,
+    token_budget: int | None,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> pa.Table:
     """The rows of a step with a critic's value of the state before every response token.

@@ -1,0 +1,125 @@
+"""Joining the Ray cluster that RAY_ADDRESS names, or starting one on this machine for as long as the command runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from entropyctl.errors import EngineError, Temporary, UsageError, one_line
+
+# Read when ray is imported. What Ray has to say of its processes it would print to standard output, among the data.
+QUIET = {
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+PORT = 6379
+CONNECT_SECONDS = 10.0
+STORE_BYTES = 1 << 28  # of shared memory, for the units that are under way
+
+
+class Connection:
+    """A Ray cluster that this process has joined, or its own."""
+
+    def __init__(self, actors: int) -> None:
+        """Join or start it.
+
+        Args:
+            actors: how many will run, for a cluster that is started.
+
+        Raises:
+            UsageError: RAY_ADDRESS is none that can be used.
+            Temporary: nobody answers there.
+            EngineError: Ray refuses, or does not start.
+        """
+        address = os.environ.get("RAY_ADDRESS") or "local"
+        os.environ.update(QUIET)
+        self._directory: str | None = None
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+        if address == "local":
+            self._directory = tempfile.mkdtemp(prefix="entropyctl-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))
+            os.environ.update(_private())
+            options |= {"num_cpus": actors, "include_dashboard": False, "object_store_memory": STORE_BYTES}
+            options["_temp_dir"] = self._directory
+        else:
+            _check_address(address)
+        import ray
+
+        self.ray: Any = ray
+        try:
+            with _undisturbed():
+                ray.init(address=address, **options)
+        except Exception as error:
+            self.close()
+            where = "Ray does not start on this machine" if self._directory else f"RAY_ADDRESS {address}: no connection"
+            raise EngineError(f"{where} ({one_line(str(error))}); see `ray status`") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Leave the cluster, which ends the actors; one that was started for us ends with all its processes."""
+        self.ray.shutdown()
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _private() -> dict[str, str]:
+    """Settings of a cluster of our own: on loopback (so Ray calls one that spans no machines), for who knows a word."""
+    words = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **words}
+
+
+def _check_address(address: str) -> None:
+    """Stop at once where Ray would try for minutes.
+
+    Raises:
+        UsageError: it is no HOST:PORT.
+        Temporary: nobody answers there.
+    """
+    remedy = "start a cluster by `ray start --head`, or unset RAY_ADDRESS for one on this machine alone"
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":") if ":" in address else (address, "", str(PORT))
+    if "/" in address or not port.isdigit():
+        raise UsageError(f"RAY_ADDRESS {one_line(address)}: must be HOST:PORT of a cluster's head; {remedy}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise Temporary(f"RAY_ADDRESS {one_line(address)}: no cluster answers ({error}); {remedy}") from None
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Start Ray without its hands on this process's signals, standard input and standard output.
+
+    Its processes would hold the pipe of a stage that has died open, and its handler would end this process by itself.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = {descriptor: os.dup(descriptor) for descriptor in (0, 1)}
+    nowhere = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nowhere, 0)
+    os.dup2(2, 1)
+    os.close(nowhere)
+    terminated = False
+    try:
+        yield
+    except SystemExit:
+        terminated = True
+    finally:
+        for descriptor, copy in ours.items():
+            os.dup2(copy, descriptor)
+            os.close(copy)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if terminated:
+        signal.raise_signal(signal.SIGTERM)

@@ -10,6 +10,7 @@ import inspect
 import os
 import signal
 import sys
+import time
 import tomllib
 import traceback
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from entropyctl.errors import (
     one_line,
 )
 from entropyctl.registry import names
-from entropyctl.reporting import mute
+from entropyctl.reporting import is_silent, mute, silence
 
 # Flags that stages share, declared once.
 Inputs = Annotated[
@@ -168,6 +169,8 @@ EXTRAS = {
     "ray": "ray",
 }
 
+SPEAKING_SECONDS = 2.0
+
 _Config = Annotated[
     str | None,
     typer.Option(
@@ -215,6 +218,24 @@ def run(stage: str, function: Callable[..., object], argv: list[str]) -> int:
         return 128 + ended.signal
     except Exception as error:
         return _report(stage, error, debug)
+
+
+def as_one(run: Callable[[], int]) -> int:
+    """Run a command that torchrun may have started many times over: the first process speaks for all.
+
+    Args:
+        run: the command; it may let another process speak, for a fault that it has alone.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return run()
+    if os.environ.get("RANK", "0") != "0":
+        silence()
+    status = run()
+    if status and is_silent():
+        # torchrun ends all as soon as one has ended: it must not be before the one that speaks has spoken.
+        with suppress(BaseException):
+            time.sleep(SPEAKING_SECONDS)
+    return status
 
 
 def _reader_has_enough() -> int:

@@ -42,5 +42,21 @@ def mute(stream: TextIO) -> None:
     os.close(nowhere)
 
 
+def silence() -> None:
+    """Say nothing from now on: of several processes that do the same, one speaks."""
+    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def speak() -> None:
+    """Say what there is to say, silenced or not."""
+    if sys.__stdout__ is not None and sys.__stderr__ is not None:
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+
+
+def is_silent() -> bool:
+    """Whether another process speaks for this one."""
+    return sys.stderr is not sys.__stderr__
+
+
 def _short(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)

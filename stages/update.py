@@ -13,7 +13,7 @@ from entropyctl.commands import AllowMismatch, Device, Dtype, Inputs, Json, Quie
 
 def run(argv: list[str]) -> int:
     """The `entropyctl update` command."""
-    return methods.run_with("update", "objectives", "objective", "ppo", update, argv)
+    return commands.as_one(lambda: methods.run_with("update", "objectives", "objective", "ppo", update, argv))
 
 
 def update(
@@ -128,7 +128,9 @@ def update(
     )
     from entropyctl.training.critic import NEEDS as CRITIC_NEEDS
     from entropyctl.training.critic import open_critic
+    from entropyctl.training.follower import follow, tell_beginning
     from entropyctl.training.live import recorded_masks
+    from entropyctl.training.processes import together
 
     path = commands.required("--policy", policy)
     allowed = tuple(allow_mismatch or ())
@@ -159,38 +161,53 @@ def update(
     needed += CRITIC_NEEDS if critic is not None else ()
     # A mask that runs again may want any column; which ones stands in the file.
     columns = None if mask == "live" else wanted
-    with (
-        policy_to_train(path, publish=publish) as found,
-        policy_to_train(critic, publish=publish, what="critic") if critic is not None else nullcontext() as judge,
-        read(inputs or ["-"], columns=columns, needs=needed, allow_mismatch=allowed) as source,
-    ):
-        check_loop(source, found, publish=publish, keep=keep)
-        recipe = replace(recipe, temperature=source.temperature)
-        live = recorded_masks(source) if mask == "live" else ()
-        if "advantages" in recipe.reads or recipe.trains != "policies":
-            check_policy(source, found, allowed, recipe.trains)
-        learning = None
-        if judge is not None:
-            check_policy(source, judge, allowed, "critic")
-            learning = open_critic(judge, optimizer, critic_lr, weight_decay, critic_clip, device)
-        trainer = open_trainer(found, optimizer, lr, weight_decay, device)
-        bonus.restore(trainer.facts)
-        record = new_record("update", {**params, **given}, policy=found.digest)
-        for values in train_steps(
-            trainer,
-            source,
-            recipe,
-            record,
-            publish=publish,
-            metrics=metrics,
-            quiet=quiet,
-            live=live,
-            critic=learning,
-            keep=keep,
+    options = {**params, **given}
+    with together(device) as team:
+        opened = partial(open_trainer, optimizer=optimizer, lr=lr, weight_decay=weight_decay, device=device, team=team)
+        judging = partial(
+            open_critic,
+            optimizer=optimizer,
+            lr=critic_lr,
+            weight_decay=weight_decay,
+            clip=critic_clip,
+            device=device,
+            team=team,
+        )
+        if not team.leads:
+            follow(team, recipe, opened, judging, options, publish=publish)
+            return
+        with (
+            policy_to_train(path, publish=publish) as found,
+            policy_to_train(critic, publish=publish, what="critic") if critic is not None else nullcontext() as judge,
+            read(inputs or ["-"], columns=columns, needs=needed, allow_mismatch=allowed) as source,
         ):
-            names = HEADLINES if critic is None else (*HEADLINES, "value_loss", "explained_variance")
-            shown = values if json else {name: values[name] for name in names}
-            report("update", shown, as_json=json, quiet=quiet, stdout_is_data=False)
+            check_loop(source, found, publish=publish, keep=keep)
+            recipe = replace(recipe, temperature=source.temperature)
+            live = recorded_masks(source) if mask == "live" else ()
+            if "advantages" in recipe.reads or recipe.trains != "policies":
+                check_policy(source, found, allowed, recipe.trains)
+            if judge is not None:
+                check_policy(source, judge, allowed, "critic")
+            tell_beginning(team, found, judge, recipe.temperature, live, options)
+            learning = None if judge is None else judging(judge)
+            trainer = opened(found)
+            bonus.restore(trainer.facts)
+            record = new_record("update", options, policy=found.digest)
+            for values in train_steps(
+                trainer,
+                source,
+                recipe,
+                record,
+                publish=publish,
+                metrics=metrics,
+                quiet=quiet,
+                live=live,
+                critic=learning,
+                keep=keep,
+            ):
+                names = HEADLINES if critic is None else (*HEADLINES, "value_loss", "explained_variance")
+                shown = values if json else {name: values[name] for name in names}
+                report("update", shown, as_json=json, quiet=quiet, stdout_is_data=False)
 
 
 # What a person sees of a step's metrics; --json and --metrics have them all.

@@ -22,13 +22,12 @@ class Probe(NamedTuple):
     logprobs: npt.NDArray[np.float64]  # [len(tokens) - 1], nats, of each token but the first at temperature 1
 
 
-def write_probe(directory: Path, model: Any) -> None:
-    """Compute a model's probe, and write it beside its weights.
+def compute_probe(model: Any) -> Probe:
+    """What a model thinks of the tokens.
 
     Tokens from all over the vocabulary, so that no row of the embedding and of the output matrix stands for all.
 
     Args:
-        directory: of the version.
         model: a transformers causal language model.
     """
     import torch
@@ -40,7 +39,20 @@ def write_probe(directory: Path, model: Any) -> None:
     with torch.no_grad():
         log_p = model(input_ids=ids, use_cache=False).logits[0, :-1].double().log_softmax(dim=-1)
     logprobs = log_p.gather(1, ids[0, 1:, None])[:, 0].tolist()
-    (directory / NAME).write_text(json.dumps({"tokens": tokens, "logprobs": logprobs}), encoding="utf-8")
+    return Probe(tokens, np.array(logprobs, np.float64))
+
+
+def write_probe(directory: Path, model: Any, probe: Probe | None = None) -> None:
+    """Write a model's probe beside its weights.
+
+    Args:
+        directory: of the version.
+        model: a transformers causal language model.
+        probe: its probe, where that has been computed; a model that is spread over processes cannot do so here.
+    """
+    probe = compute_probe(model) if probe is None else probe
+    facts = {"tokens": probe.tokens, "logprobs": probe.logprobs.tolist()}
+    (directory / NAME).write_text(json.dumps(facts), encoding="utf-8")
 
 
 def _room(model: Any) -> int:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from entropyctl.errors import InputError, Locked, MismatchError, OutputError, UsageError
-from entropyctl.policy.probe import write_probe
+from entropyctl.policy.probe import Probe, write_probe
 from entropyctl.policy.versions import LATEST, MANIFEST, Policy, file_facts, find_policy, version_name, weights_digest
 from entropyctl.table import notice
 from entropyctl.table.atomic import cannot_write, sync_directory
@@ -71,7 +71,14 @@ def locked(root: Path) -> Iterator[None]:
 
 
 def publish(
-    policy: Policy, model: Any, state: dict[str, Any], facts: dict[str, Any], *, step: int | None = None
+    policy: Policy,
+    model: Any,
+    state: dict[str, Any],
+    facts: dict[str, Any],
+    *,
+    step: int | None = None,
+    weights: dict[str, Any] | None = None,
+    probe: Probe | None = None,
 ) -> Policy:
     """Write the next version of a policy and make it the latest.
 
@@ -81,6 +88,8 @@ def publish(
         state: tensors of the optimiser, by name.
         facts: numbers of the trainer's state (steps taken, ...), kept in JSON beside the tensors.
         step: the training step that made the version, after which a continued loop goes on.
+        weights: of the model, where it does not hold all of them itself.
+        probe: of the model, likewise.
 
     Returns:
         The new version.
@@ -99,7 +108,7 @@ def publish(
     temporary = [policy.root / f".{path.name}.tmp" for path in (directory, trainer)]
     _clear_leftovers(policy.root, directory, [*temporary, trainer])
     try:
-        _write_checkpoint(temporary[0], policy, model, version, step)
+        _write_checkpoint(temporary[0], policy, model, weights, probe, version, step)
         temporary[1].mkdir()
         save_file(state, temporary[1] / "optimizer.safetensors")
         (temporary[1] / "state.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
@@ -137,15 +146,23 @@ def _clear_leftovers(root: Path, directory: Path, others: list[Path]) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _write_checkpoint(path: Path, source: Policy, model: Any, version: int, step: int | None) -> None:
+def _write_checkpoint(
+    path: Path,
+    source: Policy,
+    model: Any,
+    weights: dict[str, Any] | None,
+    probe: Probe | None,
+    version: int,
+    step: int | None,
+) -> None:
     path.mkdir()
     # The tokenizer goes along byte for byte, so that its digest stays.
     for file in source.directory.iterdir():
         if file.is_file() and not file.name.endswith(NOT_COPIED) and file.name not in ("config.json", MANIFEST):
             shutil.copyfile(file, path / file.name)
-    model.save_pretrained(path, safe_serialization=True)
+    model.save_pretrained(path, state_dict=weights, safe_serialization=True)
     if model.get_output_embeddings() is not None:  # a critic has no engine that would prove that it holds it
-        write_probe(path, model)
+        write_probe(path, model, probe)
     files = {f.name: file_facts(f) for f in sorted(path.iterdir()) if f.suffix == ".safetensors"}
     manifest = {"version": version, "parent": source.digest, "digest": weights_digest(path), "files": files}
     if step is not None:

@@ -7,6 +7,7 @@ the right of a token cannot reach it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -173,9 +174,15 @@ def _of_every_token(
     scored = [i for i, count in enumerate(counts) if count]
     for batch in forward_batches(split, [sequences[i] for i in scored], token_budget):
         chosen = [scored[i] for i in batch]
-        hidden_ND, tokens_N = response_hidden(split, [sequences[i] for i in chosen])
-        for target, values in zip(out, compute(hidden_ND, tokens_N), strict=True):
+        found = split.within(partial(_pass, split, [sequences[i] for i in chosen], compute))
+        for target, values in zip(out, found, strict=True):
             for i, part in zip(chosen, torch.split(values.cpu(), [counts[i] for i in chosen]), strict=True):
                 target[starts[i] : starts[i + 1]] = part
         advance(sum(counts[i] for i in chosen))
     return out
+
+
+def _pass(
+    split: SplitModel, sequences: Sequences, compute: Callable[[Tensor, Tensor], Sequence[Tensor]]
+) -> list[Tensor]:
+    return list(compute(*response_hidden(split, sequences)))

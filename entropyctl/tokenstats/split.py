@@ -11,7 +11,9 @@ from torch import Tensor
 
 from entropyctl.errors import EngineError
 
-Head = Callable[[Tensor], Tensor]
+
+def _here(forward: Callable[[], Any]) -> Any:
+    return forward()
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,15 @@ class SplitModel:
         head: hidden states to logits, with whatever the model does to them.
         shares_prompts: whether a prompt's keys and values, computed once, serve all of its responses.
     """
+        within: runs a forward pass, body and head, where the weights are; those of a model that is spread over
+            processes are gathered for it, and are nowhere else.
 
     model: Any
     body: Any
     head: Head
     shares_prompts: bool
 
+    within: Callable[[Callable[[], Any]], Any] = _here
     @property
     def device(self) -> torch.device:
         """Where the model is."""

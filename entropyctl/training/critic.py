@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,16 @@ from entropyctl.errors import EngineError, InputError, UsageError
 from entropyctl.objectives import token_coefficients
 from entropyctl.objectives._value import check_clip, explained_variance, value_loss
 from entropyctl.policy import Policy
-from entropyctl.policy.checkpoint import load_critic, parse_device
+from entropyctl.policy.checkpoint import load_critic
 from entropyctl.policy.publish import load_trainer_state, publish
 from entropyctl.table.columns import null_rows
 from entropyctl.table.conform import row_name
 from entropyctl.tokenstats import SplitModel, forward_batches, response_hidden, split_critic, token_values
 from entropyctl.training.batch import Array, Batch, mini_batches, read_batch
-from entropyctl.training.optimizer import load_state, make_optimizer, save_state
+from entropyctl.training.optimizer import clip_gradients, load_state, make_optimizer, save_state
+from entropyctl.training.processes import ALONE, Team
 from entropyctl.training.recipe import Recipe
+from entropyctl.training.sharded import IDLE, Sequences, gather, idle_backward, share_of, spread
 
 # What the table must carry beside what every update reads.
 NEEDS = ("values", "returns")
@@ -41,13 +44,22 @@ class Critic:
     clip: float
     optimizer_steps: int
     versions: set[str] = field(default_factory=set)  # digests of what it has stood for
+    team: Team = ALONE  # the processes that hold it
 
     def __post_init__(self) -> None:
         """It stands for the version that was loaded."""
         self.versions.add(self.policy.digest)
 
 
-def open_critic(version: Policy, optimizer: str, lr: float, weight_decay: float, clip: float, device: str) -> Critic:
+def open_critic(
+    version: Policy,
+    optimizer: str,
+    lr: float,
+    weight_decay: float,
+    clip: float,
+    device: str,
+    team: Team = ALONE,
+) -> Critic:
     """Load a version with the optimiser state that was published beside it. Weights in training are float32.
 
     Raises:
@@ -57,11 +69,11 @@ def open_critic(version: Policy, optimizer: str, lr: float, weight_decay: float,
     check_clip(clip)
     if not 0 <= lr < math.inf:
         raise UsageError(f"--critic-lr {lr:g}: must be a finite number, 0 or above")
-    model = load_critic(version, torch.float32, parse_device(device))
-    made = make_optimizer(model, optimizer, lr, weight_decay)
+    split = spread(lambda place: split_critic(load_critic(version, torch.float32, place)), device, team)
+    made = make_optimizer(split.model, optimizer, lr, weight_decay)
     state, facts = load_trainer_state(version)
-    load_state(model, made, state)
-    return Critic(version, split_critic(model), made, clip, int(facts.get("optimizer_steps", 0)))
+    load_state(split.model, made, state)
+    return Critic(version, split, made, clip, int(facts.get("optimizer_steps", 0)), team=team)
 
 
 def critic_step(
@@ -112,31 +124,33 @@ def critic_step(
 
 def _optimise(critic: Critic, part: Batch, recipe: Recipe, advance: Callable[[int], None]) -> tuple[float, float]:
     """One optimiser step; its loss, and how many counted tokens the clip held."""
-    parameters = critic.split.model.parameters()
     critic.optimizer.zero_grad(set_to_none=True)
     coefficient_N = token_coefficients(
         part.loss_mask, part.lengths, recipe.reduction, recipe.norm, all_rows=recipe.all_rows
     )
-    rows, starts, loss, held = part.learning_rows(by_advantage=False), part.starts, 0.0, 0.0
+    rows, starts, sums = part.learning_rows(by_advantage=False), part.starts, np.zeros(2)
+    share = share_of(critic.split, [part.sequences[i] for i in rows], recipe.token_budget, critic.team)
+    rows = rows[share.rows]
     for chosen in forward_batches(critic.split, [part.sequences[i] for i in rows], recipe.token_budget):
         micro = rows[chosen]
         k_N = np.concatenate([coefficient_N[starts[i] : starts[i + 1]] for i in micro])
         value, count = _loss(critic, part.take(micro), k_N, recipe)
         value.backward()  # type: ignore[no-untyped-call]
-        loss, held = loss + float(value.detach()), held + count
+        sums += [float(value.detach()), count]
         advance(int(part.lengths[micro].sum()))
-    if not np.isfinite(float(torch.nn.utils.clip_grad_norm_(parameters, recipe.grad_clip))):
+    for _ in range(share.idle):
+        idle_backward(critic.split.within(partial(_values, critic, IDLE, recipe)))
+    loss, held = critic.team.sum(sums)
+    if not np.isfinite(clip_gradients(critic.split.model, recipe.grad_clip)):
         raise EngineError("the critic's gradient is not a number; lower --critic-lr, or use --dtype float32")
     critic.optimizer.step()
     critic.optimizer.zero_grad(set_to_none=True)
-    return loss, held
+    return float(loss), float(held)
 
 
 def _loss(critic: Critic, batch: Batch, coefficient_N: Array, recipe: Recipe) -> tuple[torch.Tensor, float]:
     device = critic.split.device
-    with torch.autocast(device.type, torch.bfloat16) if recipe.dtype == "bfloat16" else nullcontext():
-        hidden_ND, _ = response_hidden(critic.split, batch.sequences)
-        values_N = token_values(critic.split, hidden_ND)
+    values_N = critic.split.within(partial(_values, critic, batch.sequences, recipe))
     # What stands outside the mask must not turn the gradient into NaN by 0 * inf.
     old_N, returns_N, k_N = (
         torch.from_numpy(np.where(batch.loss_mask, x, 0).astype(np.float32)).to(device)
@@ -147,13 +161,22 @@ def _loss(critic: Critic, batch: Batch, coefficient_N: Array, recipe: Recipe) ->
     return (k_N * found.loss).sum(), float((found.clipped & mask_N).sum())
 
 
+def _values(critic: Critic, sequences: Sequences, recipe: Recipe) -> torch.Tensor:
+    with torch.autocast(critic.split.device.type, torch.bfloat16) if recipe.dtype == "bfloat16" else nullcontext():
+        hidden_ND, _ = response_hidden(critic.split, sequences)
+        return token_values(critic.split, hidden_ND)
+
+
 def publish_critic(critic: Critic, step: int | None = None) -> None:
     """Publish the trained weights as the critic's next version, for which it then stands.
 
     Raises:
         OutputError: the disk refuses.
     """
-    state = save_state(critic.split.model, critic.optimizer)
+    state = save_state(critic.split.model, critic.optimizer, keep=critic.team.leads)
+    weights = gather(critic.split, critic.team).weights
+    if not critic.team.leads:
+        return
     facts = {"optimizer_steps": critic.optimizer_steps}
-    critic.policy = publish(critic.policy, critic.split.model, state, facts, step=step)
+    critic.policy = publish(critic.policy, critic.split.model, state, facts, step=step, weights=weights)
     critic.versions.add(critic.policy.digest)

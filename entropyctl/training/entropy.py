@@ -10,9 +10,11 @@ import pyarrow as pa
 from entropyctl.dynamics import predicted_change
 from entropyctl.errors import EngineError
 from entropyctl.table.columns import flat_values
-from entropyctl.tokenstats import SplitModel, score_sequences
+from entropyctl.tokenstats import SplitModel
 from entropyctl.training.batch import Array, Batch
+from entropyctl.training.processes import ALONE, Team
 from entropyctl.training.recipe import Recipe
+from entropyctl.training.sharded import score_together
 
 
 class Statistics(NamedTuple):
@@ -29,13 +31,13 @@ def statistics_of(rows: pa.Table) -> Statistics:
     return Statistics(*(flat_values(rows[name]) for name in Statistics._fields))
 
 
-def measure(split: SplitModel, batch: Batch, recipe: Recipe) -> Statistics:
+def measure(split: SplitModel, batch: Batch, recipe: Recipe, team: Team = ALONE) -> Statistics:
     """The statistics under the model as it is now.
 
     Raises:
         EngineError: they are not numbers.
     """
-    found = score_sequences(split, batch.sequences, temperature=recipe.temperature, token_budget=recipe.token_budget)
+    found = score_together(split, batch.sequences, recipe, team)
     statistics = Statistics(*(getattr(found, name).numpy() for name in Statistics._fields))
     if not np.isfinite(statistics.entropies).all():
         raise EngineError("the weights compute entropies that are not numbers; lower the learning rate")

@@ -15,9 +15,11 @@ from entropyctl.masks import Compiled
 from entropyctl.masks._apply import Laid, lay
 from entropyctl.table import Source
 from entropyctl.table.source import check_needs
-from entropyctl.tokenstats import SplitModel, score_sequences
+from entropyctl.tokenstats import SplitModel
 from entropyctl.training.batch import Batch, columns_for
+from entropyctl.training.processes import ALONE, Team
 from entropyctl.training.recipe import Recipe
+from entropyctl.training.sharded import score_together
 
 
 class LiveMask(NamedTuple):
@@ -66,7 +68,9 @@ def reads_of(masks: tuple[LiveMask, ...]) -> tuple[str, ...]:
     return (*reads, "base_mask") if masks else ()
 
 
-def masked_now(split: SplitModel, batch: Batch, masks: tuple[LiveMask, ...], recipe: Recipe) -> Batch:
+def masked_now(
+    split: SplitModel, batch: Batch, masks: tuple[LiveMask, ...], recipe: Recipe, team: Team = ALONE
+) -> Batch:
     """A mini-batch under its masks, computed again from the policy's statistics as they are.
 
     Args:
@@ -74,8 +78,9 @@ def masked_now(split: SplitModel, batch: Batch, masks: tuple[LiveMask, ...], rec
         batch: the mini-batch, with the inputs that the masks read, and `base_mask`.
         masks: in the order in which they ran.
         recipe: temperature and batching.
+        team: the processes that train together.
     """
-    found = score_sequences(split, batch.sequences, temperature=recipe.temperature, token_budget=recipe.token_budget)
+    found = score_together(split, batch.sequences, recipe, team)
     now = {name: getattr(found, name).numpy() for name in found._fields} | {"row_of_token": batch.row_of_token}
     laid = Laid(None, None, batch.inputs["base_mask"])
     for mask in masks:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from entropyctl.errors import UsageError
+from entropyctl.training.sharded import like, whole
 
 OPTIMIZERS = ("adamw", "sgd")
 
@@ -28,12 +29,28 @@ def make_optimizer(model: Any, name: str, lr: float, weight_decay: float) -> tor
     raise UsageError(f"--optimizer: there is no '{name}'; known: {', '.join(OPTIMIZERS)}")
 
 
-def save_state(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's tensors as `parameter:quantity`."""
+def clip_gradients(model: Any, largest: float) -> float:
+    """Scale the gradients to a norm of at most `largest`; the norm that they had, over all processes."""
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    norm = whole(torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters]))
+    torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+    return float(norm)
+
+
+def save_state(model: Any, optimizer: torch.optim.Optimizer, *, keep: bool = True) -> dict[str, Tensor]:
+    """The optimiser's tensors as `parameter:quantity`, gathered.
+
+    Args:
+        model: whose parameters are optimised.
+        optimizer: over them.
+        keep: whether this process wants them, or helps another one to gather them.
+    """
     state = {}
     for name, parameter in model.named_parameters():
         for quantity, value in optimizer.state.get(parameter, {}).items():
-            state[f"{name}:{quantity}"] = value.detach().cpu().contiguous().clone()
+            gathered = whole(value.detach())
+            if keep:
+                state[f"{name}:{quantity}"] = gathered.cpu().contiguous().clone()
     return state
 
 
@@ -43,4 +60,4 @@ def load_state(model: Any, optimizer: torch.optim.Optimizer, state: Mapping[str,
         own = {key.rpartition(":")[2]: value for key, value in state.items() if key.rpartition(":")[0] == name}
         for quantity, value in own.items():
             # AdamW keeps its step count on the CPU.
-            optimizer.state[parameter][quantity] = value if quantity == "step" else value.to(parameter.device)
+            optimizer.state[parameter][quantity] = value if quantity == "step" else like(value, parameter)

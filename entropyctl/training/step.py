@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from entropyctl.errors import EngineError
 from entropyctl.objectives import token_coefficients
@@ -19,7 +21,10 @@ from entropyctl.tokenstats import (
 )
 from entropyctl.training.batch import Array, Batch
 from entropyctl.training.loss import token_loss
+from entropyctl.training.optimizer import clip_gradients
+from entropyctl.training.processes import ALONE, Team
 from entropyctl.training.recipe import Recipe
+from entropyctl.training.sharded import IDLE, Sequences, idle_backward, share_of
 
 Advance = Callable[[int], None]
 
@@ -31,6 +36,7 @@ def train_step(
     recipe: Recipe,
     advance: Advance = lambda tokens: None,
     masked: Callable[[Batch], Batch] = lambda part: part,
+    team: Team = ALONE,
 ) -> dict[str, float]:
     """Train on a step's mini-batches, each once per epoch.
 
@@ -41,6 +47,7 @@ def train_step(
         recipe: how.
         advance: told the response tokens done, for a progress display.
         masked: the mini-batch as it is trained on; runs masks again that are live.
+        team: the processes that train together, all on the same mini-batches.
 
     Returns:
         Means over the optimiser steps of loss and grad_norm; token means of kl and clip_fraction; the number of
@@ -58,8 +65,8 @@ def train_step(
             if len(rows) == 0:
                 continue
             optimizer.zero_grad(set_to_none=True)
-            done = _accumulate(split, part, rows, recipe, advance)
-            norm = float(torch.nn.utils.clip_grad_norm_(split.model.parameters(), recipe.grad_clip))
+            done = team.sum(_accumulate(split, part, rows, recipe, advance, team))
+            norm = clip_gradients(split.model, recipe.grad_clip)
             if not np.isfinite(norm):
                 raise EngineError("the gradient is not a number; lower the learning rate, or use --dtype float32")
             optimizer.step()
@@ -78,33 +85,40 @@ def train_step(
     }
 
 
-def _accumulate(split: SplitModel, part: Batch, rows: Array, recipe: Recipe, advance: Advance) -> Array:
-    """Gradients of a mini-batch, forward pass by forward pass.
+def _accumulate(split: SplitModel, part: Batch, rows: Array, recipe: Recipe, advance: Advance, team: Team) -> Array:
+    """Gradients of this process's share of a mini-batch, forward pass by forward pass.
 
     Returns:
-        `[4]` its loss, and sums over its counted tokens of k3, of clipped tokens and, with a bonus, of entropies.
+        `[4]` the share's part of the loss, and sums over its counted tokens of k3, of clipped tokens and, with a bonus,
+        of entropies.
     """
     coefficient_N = token_coefficients(
         part.loss_mask, part.lengths, recipe.reduction, recipe.norm, all_rows=recipe.all_rows
     )
     starts = part.starts
     sums = np.zeros(4)
+    share = share_of(split, [part.sequences[i] for i in rows], recipe.token_budget, team)
+    rows = rows[share.rows]
     for chosen in forward_batches(split, [part.sequences[i] for i in rows], recipe.token_budget):
         micro = rows[chosen]
         batch = part.take(micro)
         k_N = np.concatenate([coefficient_N[starts[i] : starts[i + 1]] for i in micro])
-        with torch.autocast(split.device.type, torch.bfloat16) if recipe.dtype == "bfloat16" else nullcontext():
-            hidden_ND, tokens_N = response_hidden(split, batch.sequences)
-            if recipe.bonus is None:
-                logprobs_N, entropies_N = token_logprobs(hidden_ND, split.head, tokens_N, recipe.temperature), None
-            else:
-                logprobs_N, entropies_N = token_logprobs_and_entropies(
-                    hidden_ND, split.head, tokens_N, recipe.temperature
-                )
+        logprobs_N, entropies_N = split.within(partial(_forward, split, batch.sequences, recipe))
         found = token_loss(logprobs_N, batch, k_N, recipe, entropies_N)
         loss = found.losses.sum()
         loss.backward()  # type: ignore[no-untyped-call]
         entropy = 0.0 if entropies_N is None else float(entropies_N.detach().cpu().numpy()[batch.loss_mask].sum())
         sums += [float(loss.detach()), found.kl, found.clipped, entropy]
         advance(int(batch.lengths.sum()))
+    for _ in range(share.idle):
+        idle_backward(*split.within(partial(_forward, split, IDLE, recipe)))
     return sums
+
+
+def _forward(split: SplitModel, sequences: Sequences, recipe: Recipe) -> tuple[Tensor, Tensor | None]:
+    """log p of the response tokens and, for a bonus, their entropies."""
+    with torch.autocast(split.device.type, torch.bfloat16) if recipe.dtype == "bfloat16" else nullcontext():
+        hidden_ND, tokens_N = response_hidden(split, sequences)
+        if recipe.bonus is None:
+            return token_logprobs(hidden_ND, split.head, tokens_N, recipe.temperature), None
+        return token_logprobs_and_entropies(hidden_ND, split.head, tokens_N, recipe.temperature)

@@ -17,7 +17,7 @@ import torch
 from entropyctl.ending import pipes_unwatched
 from entropyctl.inputs import base_mask, samples
 from entropyctl.policy import Policy, find_policy
-from entropyctl.policy.checkpoint import load_model, parse_device
+from entropyctl.policy.checkpoint import load_model
 from entropyctl.policy.holding import delete_old_versions
 from entropyctl.policy.publish import load_trainer_state
 from entropyctl.policy.publish import publish as publish_version
@@ -34,8 +34,10 @@ from entropyctl.training.critic import METRICS, Critic, critic_step, publish_cri
 from entropyctl.training.entropy import entropy_change, measure, statistics_of
 from entropyctl.training.live import LiveMask, masked_now, reads_of
 from entropyctl.training.optimizer import load_state, make_optimizer, save_state
+from entropyctl.training.processes import ALONE, Team
 from entropyctl.training.recipe import Recipe
 from entropyctl.training.scored import check_step, lag, scored_by
+from entropyctl.training.sharded import gather, spread
 from entropyctl.training.step import train_step
 
 Advance = Callable[[int], None]
@@ -52,13 +54,16 @@ class Trainer:
     exact: bool = True  # the weights are those of `policy`, not trained on since
     facts: dict[str, float] = field(default_factory=dict)  # what else was published beside the version
     versions: set[str] = field(default_factory=set)  # digests of what it has stood for
+    team: Team = ALONE  # the processes that hold it
 
     def __post_init__(self) -> None:
         """It stands for the version that was loaded."""
         self.versions.add(self.policy.digest)
 
 
-def open_trainer(policy: Policy, optimizer: str, lr: float, weight_decay: float, device: str) -> Trainer:
+def open_trainer(
+    policy: Policy, optimizer: str, lr: float, weight_decay: float, device: str, team: Team = ALONE
+) -> Trainer:
     """Load a version with the optimiser state that was published beside it.
 
     The weights that are trained are float32 whatever the checkpoint holds: steps of 1e-6 vanish in bfloat16.
@@ -66,11 +71,11 @@ def open_trainer(policy: Policy, optimizer: str, lr: float, weight_decay: float,
     Raises:
         InputError: the checkpoint or its trainer state is damaged.
     """
-    model = load_model(policy, torch.float32, parse_device(device))
-    made = make_optimizer(model, optimizer, lr, weight_decay)
+    split = spread(lambda place: split_model(load_model(policy, torch.float32, place)), device, team)
+    made = make_optimizer(split.model, optimizer, lr, weight_decay)
     state, facts = load_trainer_state(policy)
-    load_state(model, made, state)
-    return Trainer(policy, split_model(model), made, int(facts.get("optimizer_steps", 0)), facts=facts)
+    load_state(split.model, made, state)
+    return Trainer(policy, split, made, int(facts.get("optimizer_steps", 0)), facts=facts, team=team)
 
 
 def update_step(
@@ -102,16 +107,17 @@ def update_step(
     """
     began = time.monotonic()
     batch = recipe.own(read_batch(rows, (*recipe.reads, *reads_of(live))))
-    before = statistics_of(rows) if scored_here else measure(trainer.split, batch, recipe)
+    before = statistics_of(rows) if scored_here else measure(trainer.split, batch, recipe, trainer.team)
     if recipe.bonus is not None:
         sampled = batch.old_logprobs if batch.old_logprobs is not None else before.logprobs
         recipe.bonus.begin_step(-float(sampled[batch.chosen].mean(dtype=np.float64)))
     parts = [batch.take(part) for part in mini_batches(rows["prompt_id"].to_pylist(), recipe.mini_batches)]
-    masked = partial(masked_now, trainer.split, masks=live, recipe=recipe) if live else (lambda part: part)
-    trained = train_step(trainer.split, trainer.optimizer, parts, recipe, advance, masked)
+    team = trainer.team
+    masked = partial(masked_now, trainer.split, masks=live, recipe=recipe, team=team) if live else (lambda part: part)
+    trained = train_step(trainer.split, trainer.optimizer, parts, recipe, advance, masked, team)
     trainer.optimizer_steps += int(trained.pop("optimizer_steps"))
     trainer.exact = False
-    after = measure(trainer.split, batch, recipe)
+    after = measure(trainer.split, batch, recipe, trainer.team)
     lr = float(trainer.optimizer.param_groups[0]["lr"])
     return {
         "reward": _mean_reward(rows),
@@ -179,6 +185,7 @@ def train_steps(
             notice(f"update: step {step.number} has no tokens that the policy chose; nothing was trained")
             if publish:
                 publish_all(trainer, critic, recipe, step.number, keep)
+                trainer.team.tell({"step": step.number})
             continue
         # The file is opened first: a place that cannot be written is known before the work, and before the publishing.
         with metrics_file(metrics, step.number, trainer.policy, record, source) if metrics else nullcontext() as sink:
@@ -205,6 +212,7 @@ def train_steps(
 
 
 def _train(
+    trainer.team.tell({"end": True})
     trainer: Trainer,
     source: Source,
     number: int,
@@ -215,12 +223,14 @@ def _train(
     quiet: bool,
 ) -> dict[str, Any]:
     """Train policy and critic on a step's rows; its metrics, but for the version that is published."""
-    tokens = int(row_lengths(rows["tokens"]).sum())
+    team = trainer.team
+    tokens = int(row_lengths(rows["tokens"]).sum()) // team.size  # each process shows its own
     steps_before = trainer.optimizer_steps
     scored_here = _exact(trainer, source, number, rows, recipe)
     with progress(f"update step {number}", tokens * recipe.epochs, quiet=quiet) as advance:
         values = update_step(trainer, rows, recipe, scored_here=scored_here, live=live, advance=advance)
     if trainer.optimizer_steps == steps_before:
+    team.tell({"step": number, "scored_here": scored_here}, rows)
         notice(f"update: step {number}: no token has a gradient; the weights stay as they are")
     values |= dict.fromkeys(METRICS)
     if critic is not None:
@@ -237,7 +247,7 @@ def _exact(trainer: Trainer, source: Source, number: int, rows: pa.Table, recipe
 
 
 def publish_all(trainer: Trainer, critic: Critic | None, recipe: Recipe, step: int, keep: int | None) -> None:
-    """Publish what a step has trained, and delete the versions that are not kept.
+    """Publish what a step has trained, and delete the versions that are not kept; all processes must take part.
 
     Raises:
         OutputError: the disk refuses.
@@ -247,7 +257,7 @@ def publish_all(trainer: Trainer, critic: Critic | None, recipe: Recipe, step: i
         publish_critic(critic, step)
     publish_next(trainer, {} if recipe.bonus is None else recipe.bonus.facts(), step)
     for policy in [trainer.policy, *([] if critic is None else [critic.policy])]:
-        if keep is not None and policy.root is not None:
+        if keep is not None and policy.root is not None and trainer.team.leads:
             delete_old_versions(policy.root, keep)
 
 
@@ -262,9 +272,15 @@ def publish_next(trainer: Trainer, facts: dict[str, float], step: int | None = N
     Raises:
         OutputError: the disk refuses.
     """
-    state = save_state(trainer.split.model, trainer.optimizer)
+    model, leads = trainer.split.model, trainer.team.leads
+    state = save_state(model, trainer.optimizer, keep=leads)
+    found = gather(trainer.split, trainer.team)
+    if not leads:
+        return
     facts = {"optimizer_steps": trainer.optimizer_steps, **facts}
-    trainer.policy = publish_version(trainer.policy, trainer.split.model, state, facts, step=step)
+    trainer.policy = publish_version(
+        trainer.policy, model, state, facts, step=step, weights=found.weights, probe=found.probe
+    )
     trainer.versions.add(trainer.policy.digest)
     trainer.exact = True
 

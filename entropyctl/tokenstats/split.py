@@ -11,6 +11,8 @@ from torch import Tensor
 
 from entropyctl.errors import EngineError
 
+Head = Callable[[Tensor], Tensor]
+
 
 def _here(forward: Callable[[], Any]) -> Any:
     return forward()
@@ -25,16 +27,16 @@ class SplitModel:
         body: ids to last hidden states.
         head: hidden states to logits, with whatever the model does to them.
         shares_prompts: whether a prompt's keys and values, computed once, serve all of its responses.
-    """
         within: runs a forward pass, body and head, where the weights are; those of a model that is spread over
             processes are gathered for it, and are nowhere else.
+    """
 
     model: Any
     body: Any
     head: Head
     shares_prompts: bool
-
     within: Callable[[Callable[[], Any]], Any] = _here
+
     @property
     def device(self) -> torch.device:
         """Where the model is."""

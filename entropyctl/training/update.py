@@ -184,8 +184,8 @@ def train_steps(
         if not base_mask(rows).any():
             notice(f"update: step {step.number} has no tokens that the policy chose; nothing was trained")
             if publish:
-                publish_all(trainer, critic, recipe, step.number, keep)
                 trainer.team.tell({"step": step.number})
+                publish_all(trainer, critic, recipe, step.number, keep)
             continue
         # The file is opened first: a place that cannot be written is known before the work, and before the publishing.
         with metrics_file(metrics, step.number, trainer.policy, record, source) if metrics else nullcontext() as sink:
@@ -209,10 +209,10 @@ def train_steps(
                         Path(metrics_path(str(metrics), step.number)).unlink(missing_ok=True)
                 raise
         yield values
+    trainer.team.tell({"end": True})
 
 
 def _train(
-    trainer.team.tell({"end": True})
     trainer: Trainer,
     source: Source,
     number: int,
@@ -227,10 +227,10 @@ def _train(
     tokens = int(row_lengths(rows["tokens"]).sum()) // team.size  # each process shows its own
     steps_before = trainer.optimizer_steps
     scored_here = _exact(trainer, source, number, rows, recipe)
+    team.tell({"step": number, "scored_here": scored_here}, rows)
     with progress(f"update step {number}", tokens * recipe.epochs, quiet=quiet) as advance:
         values = update_step(trainer, rows, recipe, scored_here=scored_here, live=live, advance=advance)
     if trainer.optimizer_steps == steps_before:
-    team.tell({"step": number, "scored_here": scored_here}, rows)
         notice(f"update: step {number}: no token has a gradient; the weights stay as they are")
     values |= dict.fromkeys(METRICS)
     if critic is not None:

@@ -12,7 +12,7 @@ from entropyctl.errors import one_line
 # Groups for the help page. A stage that no group names (another package's, or new) is listed under "Other".
 GROUPS = {
     "A training step, in order": ("rollout", "score", "advantage", "mask", "update"),
-    "Beside it": ("serve",),
+    "Beside it": ("serve", "top"),
     "Measure and predict": ("eval", "fit-law"),
     "Look ahead, from files": ("forecast", "objective", "select"),
     "Look at files": ("inspect", "check", "schema"),

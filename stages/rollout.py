@@ -129,6 +129,8 @@ def rollout(
     from entropyctl.registry import load_function
     from entropyctl.reporting import report
     from entropyctl.table import new_record, notice, write
+    from entropyctl.table.activity import at_the_front
+    from entropyctl.table.columns import count_tokens
 
     announce = (lambda text: None) if quiet else notice
     sampling = Sampling(temperature, top_p, top_k, max_tokens, tuple(stop or ()))
@@ -161,6 +163,8 @@ def rollout(
     if sampling.truncates:
         announce("rollout: top-k and top-p leave tokens out, so log-probabilities will not match those of `score`")
     record = new_record("rollout", params | {"step": numbers.start}, policy=found.digest, seed=seed)
+    streamed = found.root if output in (None, "-") else None
+    activity = at_the_front(streamed, record, numbers[-1] if numbers else None, begins=max_lag is not None)
     context = rollout_context(found, sampling)
     inputs = [{"path": source, "digest": prompts_digest(problems)}]
     asked = {name: value for name, value in arguments.items() if name != "url"}
@@ -170,17 +174,24 @@ def rollout(
     if journal is not None and len(journal):
         announce(f"rollout: goes on after {len(journal)} finished responses in {journal.path}")
     totals = {"rows": 0, "tokens": 0, "truncated": 0}
-    with write(output, "rollouts", record, context=context, tee=tee, inputs=inputs) as sink, ExitStack() as stack:
+    with (
+        activity,
+        write(output, "rollouts", record, context=context, tee=tee, inputs=inputs, activity=activity) as sink,
+        ExitStack() as stack,
+    ):
         with held(found):
             ready = stack.enter_context(
                 closing(make_engine(found, dtype=dtype, device=device, batch_rows=batch_rows, arguments=arguments))
             )
         for k, part in zip(numbers, chosen, strict=True):
-            newest = version_for(k)
+            newest = version_for(k, activity)
             if newest != found:
+                activity.doing("loads", version=newest.version)
                 with held(newest):
                     ready.load(newest)
                 found = newest
+            activity.version = found.version
+            activity.doing("computes", step=k)
             rows = rollout_step(
                 part,
                 ready.sample if journal is None else journal.sampler(ready.sample, k),
@@ -194,8 +205,10 @@ def rollout(
                 greedy_baseline=greedy_baseline,
             )
             sink.put(k, rows, facts={"policies": {str(found.version): found.digest}})
+            tokens = count_tokens(rows)
+            activity.finished(tokens)
             totals["rows"] += rows.num_rows
-            totals["tokens"] += sum(len(tokens) for tokens in rows["tokens"].to_pylist())
+            totals["tokens"] += tokens
             totals["truncated"] += rows["finish_reason"].to_pylist().count("length")
         sink.summarise(**totals)
     if journal is not None:

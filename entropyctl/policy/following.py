@@ -113,14 +113,23 @@ class Following:
         parts, places = [], []
         for version in found:
             policy = chosen_version(self.source, self.role, version, newest, self.at)
-            self.model.turn_to(policy)
-            self.scorer.policy = policy
+            self._turn_to(policy)
             self._used[version] = policy.digest
             places.append(np.flatnonzero(version_B == version))
             parts.append(self.scorer.score(rows if len(found) == 1 else rows.take(places[-1])))
         if len(parts) > 1:
             return pa.concat_tables(parts).take(np.argsort(np.concatenate(places)))
         return parts[0] if parts else self.scorer.score(rows)
+
+    def _turn_to(self, policy: Policy) -> None:
+        activity = self.source.activity
+        if policy.digest != self.policy.digest:
+            activity.doing("loads", version=policy.version)
+        self.model.turn_to(policy)
+        self.scorer.policy = policy
+        if self.role == "policy":
+            activity.version = policy.version
+        activity.doing("computes")
 
     def _newest(self) -> Policy:
         root = self.policy.root

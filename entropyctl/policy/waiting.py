@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from entropyctl.errors import UsageError
 from entropyctl.policy.versions import Policy, find_policy, finished_step
+from entropyctl.table.activity import Activity
 
 # A look at a link costs nothing beside a step; a version is taken up at once.
 POLL_SECONDS = 0.1
@@ -30,7 +31,7 @@ def resident_steps(policy: Policy, step: int | None, steps: int, max_lag: int | 
     return range(finished_step(policy) + 1, steps + 1)
 
 
-def version_for_step(policy: Policy, steps: range, max_lag: int | None) -> Callable[[int], Policy]:
+def version_for_step(policy: Policy, steps: range, max_lag: int | None) -> Callable[..., Policy]:
     """Which version samples a step, as a function that waits for it.
 
     Step K of a loop that began with version v0 at step k0 may be sampled when the newest version is at least
@@ -45,13 +46,15 @@ def version_for_step(policy: Policy, steps: range, max_lag: int | None) -> Calla
         UsageError: there are no versions to wait for, or nobody who could make them.
     """
     if max_lag is None:
-        return lambda step: policy
+        return lambda step, activity=None: policy
     if policy.root is None:
         raise UsageError(f"--max-lag: {policy.directory} is one checkpoint; give a directory of versions with `latest`")
     root = str(policy.root)
 
-    def wait(step: int) -> Policy:
+    def wait(step: int, activity: Activity | None = None) -> Policy:
         needed = policy.version + (step - steps.start) - max_lag
+        if activity is not None:
+            activity.doing("waits", step=step, version=needed)
         while (newest := find_policy(root)).version < needed:
             time.sleep(POLL_SECONDS)
         return newest

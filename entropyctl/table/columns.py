@@ -72,6 +72,12 @@ def row_lengths(column: pa.ChunkedArray | pa.Array) -> Array:
     return lengths
 
 
+def count_tokens(rows: pa.Table) -> int:
+    """How many tokens the responses have; 0 where they are not in the table."""
+    chunks = rows["tokens"].chunks if "tokens" in rows.column_names else []
+    return sum(int(row_lengths(chunk).sum()) for chunk in chunks)
+
+
 def list_lengths(array: pa.Array) -> Array:
     """Length of each list by its offsets, `[B]` int64; a null one has any."""
     if not pa.types.is_list(array.type) and not pa.types.is_large_list(array.type):

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from entropyctl.ending import ReaderGone, pipes_unwatched
 from entropyctl.errors import EntropyctlError, UsageError
+from entropyctl.table.activity import Activity
 from entropyctl.table.atomic import AtomicFile
 from entropyctl.table.columns import buffer_view, list_items, number_type, one_chunk
 from entropyctl.table.conform import check_lengths
@@ -56,6 +57,7 @@ class Sink:
         stdout: BinaryIO | None = None,
         inputs: Sequence[dict[str, Any]] = (),
         chain: Sequence[Record] = (),
+        activity: Activity | None = None,
     ) -> None:
         """Prepare the output; `with` opens its files, so that a bad path is known before any work is done.
 
@@ -71,6 +73,7 @@ class Sink:
             stdout: the stream that "-" means; the process's standard output by default.
             inputs: what the record says of inputs that are not a source (prompts, for example).
             chain: the records of such inputs.
+            activity: of a stage that reads no source.
 
         Raises:
             UsageError: the output would be binary data on a terminal, or -o and --tee are one file.
@@ -92,6 +95,10 @@ class Sink:
         self._watch: PipeWatch | None = None
         self._schema: pa.Schema | None = None
         self._summary: dict[str, Any] = {}
+        if source is not None:
+            source.activity.stage = record["stage"]
+        # That a file is written is told of nowhere: it waits for nobody.
+        self._activity = activity or (source.activity if source and self._streams else Activity())
         self.rows = 0
         self.rows_read = 0
 
@@ -118,8 +125,10 @@ class Sink:
         self.rows += rows.num_rows
         self.rows_read += rows.num_rows if rows_read is None else rows_read
         self._tell()
+        self._activity.doing("writes", step=number)
         for writer in self._writers:
             writer.put(number, rows)
+        self._activity.doing("computes")
 
     @property
     def _context(self) -> Context:

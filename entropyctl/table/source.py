@@ -16,7 +16,9 @@ import pyarrow as pa
 
 from entropyctl.ending import WriterGone
 from entropyctl.errors import InputError, StreamEndedEarly, UsageError, one_line
+from entropyctl.table.activity import Activity, behind
 from entropyctl.table.arrow_file import ArrowFile
+from entropyctl.table.columns import count_tokens
 from entropyctl.table.conform import check_keys, check_lengths, check_names, check_nulls_in_lists, check_values, conform
 from entropyctl.table.header import Context, Header, Record, check_allowed, merge_contexts
 from entropyctl.table.overlay import Overlay, check_related
@@ -155,6 +157,7 @@ class Source:
         if not paths or (list(paths) == ["-"] and stdin is None and sys.stdin.isatty()):
             raise UsageError("no input; name a file, or pipe the stage before this one into it")
         self.allow_mismatch = allow_mismatch
+        self.activity = Activity()
         self.mismatches: list[Record] = []
         self.inputs = [open_argument(path, stdin, allow_mismatch, self.mismatches) for path in paths]
         for entry in self.inputs:
@@ -254,12 +257,18 @@ class Source:
             Overlay(entry.path, entry.reader, entry.header, base.header, entry.schema, self._owned(index))
             for index, entry in enumerate(others, start=1)
         ]
+        self.activity.doing("reads")
         for number, rows in base.reader.steps():
+            self.activity.doing("computes", step=number)
+            tokens = count_tokens(rows) if self.activity.on else 0
             rows = rows.select(own)
             for overlay in overlays:
                 rows = overlay.apply(number, rows)
             self._learn()
             yield Step(number, self._checked(rows.select(self.columns)))
+            self.activity.finished(tokens)
+            self.activity.doing("reads")
+        self.activity.doing("ends")
         for overlay in overlays:
             overlay.finish()
         self._learn()
@@ -284,11 +293,15 @@ class Source:
         for entry in self.inputs:
             if isinstance(entry.reader, StreamSource):
                 entry.reader.watch()
+        if self.inputs[0].path == "-":
+            self.activity = behind(self.inputs[0].header.chain)
+        self.activity.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         for entry in self.inputs:
             entry.reader.close()
+        self.activity.__exit__(kind, error, tb)
         if isinstance(error, WriterGone):
             raise StreamEndedEarly(
                 "standard input: the stage before this one died while its last step was at work here, which is "

@@ -174,6 +174,7 @@ def train_steps(
         A row of metrics for each step.
     """
     for step in source:
+        source.activity.version = trainer.policy.version
         rows = samples(step.rows)
         if "advantages" in recipe.reads or recipe.trains != "policies":
             check_step(
@@ -198,6 +199,7 @@ def train_steps(
         if publish:
             # After the metrics: those of a step that is cut short here are written again when the step is run again,
             # while nobody would ever write those of a step that has its version.
+            source.activity.doing("publishes", version=trainer.policy.version + 1)
             try:
                 publish_all(trainer, critic, recipe, step.number, keep)
             except BaseException:
@@ -208,6 +210,7 @@ def train_steps(
                     if sink is not None and not published:
                         Path(metrics_path(str(metrics), step.number)).unlink(missing_ok=True)
                 raise
+        source.activity.version = trainer.policy.version
         yield values
     trainer.team.tell({"end": True})
 

@@ -6,6 +6,7 @@ Imports typer and nothing heavier; a stage's function imports what it needs when
 from __future__ import annotations
 
 import errno
+import importlib.util
 import inspect
 import os
 import signal
@@ -166,7 +167,6 @@ EXTRAS = {
     "reasoning_gym": "gym",
     "datasets": "hub",
     "vllm": "vllm",
-    "ray": "ray",
 }
 
 SPEAKING_SECONDS = 2.0
@@ -256,13 +256,15 @@ def required(flag: str, value: str | None) -> str:
 
 
 def on_ray(runner: str, actors: int | None) -> bool:
-    """Whether --runner asks for Ray.
+    """Whether --runner asks for Ray; does not import it.
 
     Raises:
-        UsageError: there are --actors without it.
+        UsageError: there are --actors without it, or it is not installed.
     """
     if actors is not None and runner != "ray":
         raise UsageError(f"--actors {actors}: belongs to --runner ray; give that too")
+    if runner == "ray" and importlib.util.find_spec("ray") is None:
+        raise UsageError("--runner ray: needs ray, which is not installed; run pip install 'entropyctl[ray]'")
     return runner == "ray"
 
 

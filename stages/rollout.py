@@ -119,6 +119,7 @@ def rollout(
     `save_to_disk` wrote), or are generated: `gym:NAME?key=value` (reasoning-gym; `shots=4` makes few-shot prompts).
     """
     params = dict(locals())
+    spread = commands.on_ray(runner, actors)
     from contextlib import ExitStack, closing
 
     from entropyctl.engines import Journal, Sampling, default_engine, rollout_context, rollout_step
@@ -156,7 +157,7 @@ def rollout(
         engine = default_engine()
         announce(f"rollout: --engine {engine}")
     make_engine = load_function("engines", engine)
-    if commands.on_ray(runner, actors):
+    if spread:
         from entropyctl.engines._ray import over_ray
 
         make_engine = over_ray(engine, actors, announce)

@@ -141,6 +141,7 @@ def score(
     does; it returns a number (correct where above 0) or a dict with "score" and perhaps "acc" and "pred".
     """
     params = dict(locals())
+    spread = commands.on_ray(runner, actors)
     from contextlib import ExitStack
     from functools import reduce
 
@@ -155,7 +156,6 @@ def score(
     grading = reward not in (None, "none")
     models = {"policy": policy, "ref": ref, "prm": prm, "critic": critic}
     scoring = any(path is not None for path in models.values())
-    spread = commands.on_ray(runner, actors)
     _refuse(
         reward_as=reward_as,
         grading=grading,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from entropyctl.cluster import keeper
 from entropyctl.errors import EngineError, Temporary, UsageError, one_line
 
 # Read when ray is imported. What Ray has to say of its processes it would print to standard output, among the data.
@@ -23,6 +24,7 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 PORT = 6379
+REMEDY = "start a cluster by `ray start --head`, or unset RAY_ADDRESS for one on this machine alone"
 CONNECT_SECONDS = 10.0
 STORE_BYTES = 1 << 28  # of shared memory, for the units that are under way
 
@@ -43,34 +45,44 @@ class Connection:
         """
         address = os.environ.get("RAY_ADDRESS") or "local"
         os.environ.update(QUIET)
-        self._directory: str | None = None
+        self.ray: Any = None
+        self._keeper: subprocess.Popen[bytes] | None = None
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         if address == "local":
-            self._directory = tempfile.mkdtemp(prefix="entropyctl-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))
             os.environ.update(_private())
             options |= {"num_cpus": actors, "include_dashboard": False, "object_store_memory": STORE_BYTES}
-            options["_temp_dir"] = self._directory
         else:
             _check_address(address)
+            os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # of half a minute
         import ray
 
-        self.ray: Any = ray
+        self.ray = ray
         try:
+            if address == "local":
+                options["_temp_dir"] = self._kept_directory()
             with _undisturbed():
                 ray.init(address=address, **options)
         except Exception as error:
             self.close()
-            where = "Ray does not start on this machine" if self._directory else f"RAY_ADDRESS {address}: no connection"
-            raise EngineError(f"{where} ({one_line(str(error))}); see `ray status`") from error
+            if isinstance(error, ConnectionError):
+                raise Temporary(f"RAY_ADDRESS {address}: no cluster answers; {REMEDY}") from error
+            what = "Ray does not start here" if address == "local" else f"RAY_ADDRESS {address}: Ray refuses"
+            raise EngineError(f"{what}: {one_line(str(error))}") from error
         except BaseException:
             self.close()
             raise
 
+    def _kept_directory(self) -> str:
+        # Not below TMPDIR, which may be deep: the path of a socket has about a hundred bytes.
+        directory = tempfile.mkdtemp(prefix="entropyctl-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))
+        self._keeper = keeper.keep(os.path.realpath(directory))
+        return directory
+
     def close(self) -> None:
         """Leave the cluster, which ends the actors; one that was started for us ends with all its processes."""
         self.ray.shutdown()
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+        if self._keeper is not None:
+            keeper.release(self._keeper)
 
 
 def _private() -> dict[str, str]:
@@ -86,29 +98,29 @@ def _check_address(address: str) -> None:
         UsageError: it is no HOST:PORT.
         Temporary: nobody answers there.
     """
-    remedy = "start a cluster by `ray start --head`, or unset RAY_ADDRESS for one on this machine alone"
     if address == "auto":
         return
     host, _, port = address.rpartition(":") if ":" in address else (address, "", str(PORT))
     if "/" in address or not port.isdigit():
-        raise UsageError(f"RAY_ADDRESS {one_line(address)}: must be HOST:PORT of a cluster's head; {remedy}")
+        raise UsageError(f"RAY_ADDRESS {one_line(address)}: must be HOST:PORT of a cluster's head; {REMEDY}")
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise Temporary(f"RAY_ADDRESS {one_line(address)}: no cluster answers ({error}); {remedy}") from None
+        raise Temporary(f"RAY_ADDRESS {one_line(address)}: no cluster answers ({error}); {REMEDY}") from None
 
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Start Ray without its hands on this process's signals, standard input and standard output.
+    """Start Ray without its hands on this process's signals, standard input, output and error.
 
-    Its processes would hold the pipe of a stage that has died open, and its handler would end this process by itself.
+    Its processes would hold the pipe of a stage that has died open, its handler would end this process by itself, and
+    of its attempts to connect it tells one by one what its exception tells in the end.
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    ours = {descriptor: os.dup(descriptor) for descriptor in (0, 1)}
-    nowhere = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nowhere, 0)
-    os.dup2(2, 1)
+    ours = {descriptor: os.dup(descriptor) for descriptor in (0, 1, 2)}
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in ours:
+        os.dup2(nowhere, descriptor)
     os.close(nowhere)
     terminated = False
     try:

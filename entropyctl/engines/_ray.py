@@ -16,6 +16,7 @@ from entropyctl.cluster.pool import Pool, Unit
 from entropyctl.engines._sampling import BATCH_ROWS, Done, Engine, Request, Response, Sampling, batches, ignore
 from entropyctl.errors import UsageError
 from entropyctl.policy import Policy
+from entropyctl.policy.checkpoint import load_tokenizer
 from entropyctl.policy.spread import check_device, in_words, policy_of, threads_here
 from entropyctl.registry import load_function
 from entropyctl.table.columns import column_from
@@ -41,10 +42,7 @@ def over_ray(engine: str, actors: int | None, announce: Callable[[str], None]) -
         raise UsageError("--runner ray: a server answers any number of rollouts by itself; leave out one of the two")
 
     def start(policy: Policy, *, dtype: str, device: str, batch_rows: int | None, arguments: dict[str, str]) -> Engine:
-        from entropyctl.policy.checkpoint import load_tokenizer
-
         check_device(device)
-        tokenizer = load_tokenizer(policy)
         rows = (batch_rows or BATCH_ROWS) if engine == "transformers" else batch_rows
         given = {"dtype": dtype, "device": device, "batch_rows": rows, "arguments": arguments}
         options = {"engine": engine, "given": given, "threads": threads_here()}
@@ -56,10 +54,11 @@ def over_ray(engine: str, actors: int | None, announce: Callable[[str], None]) -
             remedy="lower --batch-rows",
             announce=lambda text: announce(f"rollout: {text}"),
         )
-        with ExitStack() as stack:
+        with ExitStack() as stack:  # the pool ends with whatever goes wrong here
             stack.callback(pool.close)
             running = _Running(pool, rows if engine == "transformers" else None, announce)
             running.load(policy)
+            tokenizer = load_tokenizer(policy)
             stack.pop_all()
         return Engine(running.sample, tokenizer, running.load, pool.close)
 

@@ -15,6 +15,7 @@ from entropyctl.dynamics import token_statistics
 from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_model
 from entropyctl.tokenstats import (
+    Head,
     block_statistics,
     forward_batches,
     response_hidden,
@@ -111,14 +112,14 @@ def test_any_row_agrees_with_float64(row: list[float], token: int, temperature: 
 
 def test_log_probability_gradient_is_that_of_the_written_formula() -> None:
     torch.manual_seed(0)
-    head = torch.nn.Linear(6, 31, bias=False)
-    hidden = torch.randn(700, 6, requires_grad=True)  # more than two blocks
+    linear = torch.nn.Linear(6, 31, bias=False)
+    hidden = torch.randn(700, 6, requires_grad=True)  # more than one tile
     tokens = torch.randint(31, (700,))
-    token_logprobs(hidden, head, tokens, 0.8).sum().backward()
-    got = [hidden.grad.clone(), head.weight.grad.clone()]
-    hidden.grad = head.weight.grad = None
-    torch.log_softmax(head(hidden) / 0.8, dim=1).gather(1, tokens[:, None]).sum().backward()
-    torch.testing.assert_close(got, [hidden.grad, head.weight.grad], atol=2e-5, rtol=1e-5)
+    token_logprobs(hidden, Head(linear), tokens, 0.8).sum().backward()
+    got = [hidden.grad.clone(), linear.weight.grad.clone()]
+    hidden.grad = linear.weight.grad = None
+    torch.log_softmax(linear(hidden) / 0.8, dim=1).gather(1, tokens[:, None]).sum().backward()
+    torch.testing.assert_close(got, [hidden.grad, linear.weight.grad], atol=2e-5, rtol=1e-5)
 
 
 @given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 100))

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from entropyctl.tokenstats.batches import token_batches
-from entropyctl.tokenstats.blocks import BlockStatistics, head_statistics
 from entropyctl.tokenstats.split import SplitModel
+from entropyctl.tokenstats.statistics import head_statistics
+from entropyctl.tokenstats.sums import BlockStatistics
 
 Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]  # (prompt, response) token ids
 Advance = Callable[[int], None]

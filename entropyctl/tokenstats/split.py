@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from entropyctl.errors import EngineError
-
-Head = Callable[[Tensor], Tensor]
+from entropyctl.tokenstats.head import Head, tile_logits
 
 
 def _here(forward: Callable[[], Any]) -> Any:
@@ -57,18 +56,14 @@ def split_model(model: Any) -> SplitModel:
         EngineError: the head is not understood.
     """
     linear, config = model.get_output_embeddings(), model.config.get_text_config()
+    if getattr(linear, "weight", None) is None:
+        raise EngineError(f"{type(model).__name__}: its output layer has no matrix; report it")
     cap = getattr(config, "final_logit_softcapping", None)
     scale = getattr(config, "logit_scale", None) or 1.0
     if divisor := getattr(config, "logits_scaling", None):
         scale = scale / divisor
 
-    def head(hidden: Tensor) -> Tensor:
-        logits: Tensor = linear(hidden)
-        if scale != 1.0:
-            logits = logits * scale
-        return cap * torch.tanh(logits / cap) if cap else logits
-
-    return _proved(SplitModel(model, model.base_model, head, shares_prompts=False))
+    return _proved(SplitModel(model, model.base_model, Head(linear, scale, cap), shares_prompts=False))
 
 
 def split_critic(model: Any) -> SplitModel:
@@ -84,7 +79,7 @@ def split_critic(model: Any) -> SplitModel:
     heads = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m not in inside and m.out_features == 1]
     if len(heads) != 1:
         raise EngineError(f"{type(model).__name__}: has {len(heads)} value heads and needs one; report it")
-    split = _proved(SplitModel(model, model.base_model, heads[0], shares_prompts=False))
+    split = _proved(SplitModel(model, model.base_model, Head(heads[0]), shares_prompts=False))
     if _sees_ahead(split):
         raise EngineError(f"{type(model).__name__}: a position sees what follows it; make the critic of a causal model")
     return split
@@ -112,7 +107,9 @@ def _probe(split: SplitModel, shape: tuple[int, int]) -> Tensor:
 def _head_error(split: SplitModel) -> float:
     ids = _probe(split, (1, 5))
     whole = split.model(input_ids=ids, use_cache=False).logits.float()
-    apart = split.head(split.body(input_ids=ids, use_cache=False).last_hidden_state).float()
+    hidden_ND = split.body(input_ids=ids, use_cache=False).last_hidden_state[0]
+    weights = split.head.weights
+    apart = tile_logits(hidden_ND, weights, 0, weights.weight.shape[0])
     return ((whole - apart).abs().max() / whole.abs().max().clamp(min=1.0)).item()
 
 

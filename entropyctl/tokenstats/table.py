@@ -12,9 +12,9 @@ import torch
 from entropyctl.errors import EngineError, InputError
 from entropyctl.table.columns import flat_values, list_column, row_lengths, row_of_token, with_column
 from entropyctl.table.conform import row_name
-from entropyctl.tokenstats.blocks import BlockStatistics
 from entropyctl.tokenstats.forward import score_sequences, value_sequences
 from entropyctl.tokenstats.split import SplitModel
+from entropyctl.tokenstats.sums import BlockStatistics
 
 COLUMNS = BlockStatistics._fields
 

@@ -62,12 +62,12 @@ def _title(state: State) -> Text:
     if policy["version"] is not None:
         text.append(f"  version {policy['version']}", style="bold")
         text.append(f", step {policy['step']}" + (f" of {state['until']}" if state["until"] is not None else ""))
+    lag = (state["last"] or {}).get("lag")
+    text.append(f", lag {lag:.0f}" if lag is not None else "")
     if state["seconds_per_step"] is not None:
         text.append(f"   {duration(state['seconds_per_step'])} a step, {amount(state['tokens_per_second'])} tokens/s")
     if state["seconds_to_go"]:
         text.append(f"   {duration(state['seconds_to_go'])} to go")
-    lag = (state["last"] or {}).get("lag")
-    text.append(f"   lag {lag}" if lag is not None else "")
     return text
 
 
@@ -94,7 +94,7 @@ def _headline(state: State) -> Text:
     busiest = next((stage for stage in stages if stage["stage"] == state["busiest"]), None)
     if busiest is not None and len(stages) > 1:
         text.append("   bottleneck: ")
-        text.append(f"{_name(busiest)}, at work {busiest['share']:.0%} of the time", style="bold")
+        text.append(f"{_name(busiest)}, {busiest['share']:.0%} at work", style="bold")
     if [stage["place"] for stage in stages] == [0]:
         text.append("   the stages behind it appear with its first step", style="dim")
     return text
@@ -105,15 +105,18 @@ def _table(stages: list[Stage], width: int, unicode: bool) -> Table:
 
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, expand=False, header_style="dim")
     table.add_column("", no_wrap=True, width=1)
-    table.add_column("stage", no_wrap=True, overflow="ellipsis", max_width=24 if width >= WIDE else 16)
-    table.add_column("does", no_wrap=True, overflow="ellipsis", width=min(max(width - 58, 16), 44))
-    table.add_column("for", justify="right", no_wrap=True, min_width=6)
-    table.add_column("version", justify="right", no_wrap=True)
-    table.add_column("at work", no_wrap=True, min_width=BAR + 5)
-    table.add_column("tokens/s", justify="right", no_wrap=True)
+    names = min(max(len(_name(stage)) for stage in stages), 24 if width >= WIDE else 16)
+    others = 56 if width >= WIDE else 42
+    table.add_column("stage", no_wrap=True, overflow="ellipsis", width=max(names, 5))
+    # Of one width whatever is done, so that nothing jumps.
+    table.add_column("does", no_wrap=True, overflow="ellipsis", width=min(max(width - max(names, 5) - others, 12), 44))
+    table.add_column("for", justify="right", no_wrap=True, width=7)
+    table.add_column("version", justify="right", no_wrap=True, width=7)
+    table.add_column("at work", no_wrap=True, width=BAR + 5)
+    table.add_column("tok/s", justify="right", no_wrap=True, width=6)
     if width >= WIDE:
-        table.add_column("steps", justify="right", no_wrap=True)
-        table.add_column("pid", justify="right", no_wrap=True)
+        table.add_column("steps", justify="right", no_wrap=True, width=6)
+        table.add_column("pid", justify="right", no_wrap=True, width=7)
     for stage in stages:
         cells = [_mark(stage, unicode), _name(stage), _does(stage), duration(stage["seconds"]), _version(stage)]
         cells += [_bar(stage["share"], unicode), amount(stage["tokens_per_second"])]
@@ -215,7 +218,7 @@ def _chart(state: State, name: str, width: int, height: int, unicode: bool) -> T
         text.append(_agreement(state["curves"]), style="dim")
     elif name != "predicted_change" and known[1:]:
         text.append(f", at first {number(float(known[0]))}", style="dim")
-    labels = [number(float(max(known)), 3), *[""] * (height - 2), number(float(min(known)), 3)]
+    labels = [number(float(max(known))), *[""] * (height - 2), number(float(min(known)))]
     room = max(len(label) for label in labels)
     for label, line in zip(labels, curve(values, width - room - 1, height, braille=unicode), strict=True):
         text.append(f"\n{label:>{room}} ", style="dim")

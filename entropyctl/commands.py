@@ -89,7 +89,7 @@ Runner = Annotated[
 ]
 Actors = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="With --runner ray; by default one on each GPU, or on each machine."),
+    typer.Option(min=1, metavar="N", help="With --runner ray; by default one on each free GPU, or on each machine."),
 ]
 
 Prompts = Annotated[

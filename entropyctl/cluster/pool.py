@@ -62,7 +62,7 @@ class Pool:
         Args:
             make: `MODULE:FUNCTION` that makes an actor's worker.
             options: its keyword arguments.
-            actors: how many; one for each GPU, or for each machine of a cluster without one, when None.
+            actors: how many; one for each free GPU, or for each machine of a cluster without one, when None.
             gpus: GPUs of an actor where the cluster has any; 0 asks for none.
             remedy: for an actor that is out of memory.
             announce: told of what a user should know.
@@ -95,8 +95,16 @@ class Pool:
     def _room(self, actors: int | None, gpus: int) -> int:
         total = self._ray.cluster_resources()
         room = int(total.get("GPU", 0) // gpus if gpus else total.get("CPU", 0))
+        if actors is None and gpus:
+            # What another command of the same pipe holds it holds until this one has read.
+            actors = int(self._ray.available_resources().get("GPU", 0) // gpus)
+            if room and not actors:
+                raise UsageError(
+                    f"--runner ray: of the cluster's GPUs ({total['GPU']:g}) too few are free; commands that share a "
+                    "cluster need --actors, each its part"
+                )
         machines = sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in self._ray.nodes())
-        wanted = actors or max(room if gpus else machines, 1)
+        wanted = actors or max(machines, 1)
         if wanted > room:
             each = f"{gpus} GPU" if gpus else "a CPU"
             raise UsageError(f"--actors {wanted}: the cluster has room for {room} with {each} each; ask for no more")
@@ -191,7 +199,11 @@ class Pool:
             try:
                 return self._events.get(timeout=PATIENCE_SECONDS)
             except Empty:
-                self._announce("no actor has answered yet; they load, or the cluster's resources are taken")
+                free = self._ray.available_resources()
+                self._announce(
+                    f"no actor has answered yet; they load, or wait for room (free: {free.get('GPU', 0):g} GPUs, "
+                    f"{free.get('CPU', 0):g} CPUs), where commands that share a cluster need --actors"
+                )
         return self._events.get()
 
     def _died(self, unit: Unit, error: Exception) -> None:

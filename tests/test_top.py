@@ -60,7 +60,7 @@ def test_a_loop_that_runs_is_seen_and_so_are_a_pause_a_death_and_a_good_end(plac
 
     pipe = Pipe(place, rollout=steps(500))
     pipe.until_version(place / "run" / "policy", 2)
-    until(pipe, place, lambda found: [stage["stage"] for stage in found["stages"]] == NAMES)
+    until(pipe, place, lambda found: [s["stage"] for s in found["stages"] if s["steps"] >= 2] == NAMES)
     ran = cli("top", "run", "--json")
     assert ran.code == 0, ran
     found = json.loads(ran.out)
@@ -116,7 +116,10 @@ def test_what_cannot_be_kept_true_is_taken_away(tmp_path: Path, monkeypatch: pyt
         patched.setattr(os, "write", full)
         activity._write()
     assert list((tmp_path / DIRECTORY).iterdir()) == []
-    shutil.rmtree(tmp_path / DIRECTORY)
+    shutil.rmtree(tmp_path / DIRECTORY)  # as another pipe does that ends
+    activity._write()
+    activity._write()
+    assert [one["step"] for one in said(tmp_path)] == [7]
     with activity:
         activity.doing("reads")
     assert list(tmp_path.iterdir()) == []
@@ -141,6 +144,19 @@ def test_a_stage_that_fails_tells_why(tmp_path: Path, tiny_policy: Path, cli: Cl
     ran = cli("top", run)
     assert ran.text.splitlines()[1] == "score failed in step 4; the same command goes on with the run", ran
     assert re.search(r"^score: --reward x: failed:.*red ink$", ran.text, re.M) and "\x1b" not in ran.text, ran
+
+
+def test_a_loop_that_begins_takes_away_what_a_dead_one_has_left(tmp_path: Path) -> None:
+    (tmp_path / DIRECTORY).mkdir()
+    half = tmp_path / DIRECTORY / "score-1-x.json.tmp"
+    half.write_text("{")
+    os.utime(half, (0, 0))
+    mine = Activity(str(tmp_path), "score", "p", 1)._facts()
+    (tmp_path / DIRECTORY / "dead.json").write_text(json.dumps(mine | {"born": 0, "machine": mine["machine"]}))
+    (tmp_path / DIRECTORY / "alive.json").write_text(json.dumps(mine | {"stage": "alive"}))
+    with Activity(str(tmp_path), "rollout", "q", 0, begins=True):
+        pass
+    assert [path.name for path in (tmp_path / DIRECTORY).iterdir()] == ["alive.json"]
 
 
 @pytest.mark.parametrize("ended", [KeyboardInterrupt, BrokenPipeError, StreamEndedEarly])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from entropyctl.show.curve import curve
 from entropyctl.show.text import number, shorten, visible
+from entropyctl.table.activity import AT_WORK
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,7 +23,6 @@ TITLES = {
     "predicted_change": "dH predicted",
     "realised_change": "dH realised",
 }
-AT_WORK = ("starts", "loads", "computes", "publishes", "ends")
 STYLES = {"died": "bold red", "failed": "bold red", "silent": "yellow", "stopped": "yellow", "ended": "dim"}
 BAR = 10
 WIDE = 100  # columns from which the table has more to say

@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -170,6 +171,8 @@ class Activity:
             for path in (temporary, self._path):
                 with suppress(OSError):
                     os.unlink(path)
+            with suppress(OSError):  # another pipe, which ended, may have taken the directory along
+                os.mkdir(self._directory)
 
     def __enter__(self) -> Activity:
         if self.on:
@@ -298,11 +301,14 @@ def _clear_after(directory: str, pipe: str) -> None:
 
 
 def _clear_dead(directory: str) -> None:
-    """Take away what processes that are no more have left."""
-    _unlink({path: facts for path, facts in _read(directory).items() if facts["standing"] not in ("runs", "stopped")})
+    """Take away what processes that are no more have left, half of a first word too."""
+    _unlink([path for path, facts in _read(directory).items() if facts["standing"] not in ("runs", "stopped")])
+    halves = list(Path(directory).glob("*.tmp"))
+    with suppress(OSError):
+        _unlink([str(path) for path in halves if time.time() - path.stat().st_mtime > SILENT_SECONDS])
 
 
-def _unlink(paths: dict[str, Facts]) -> None:
+def _unlink(paths: Iterable[str]) -> None:
     for path in paths:
         with suppress(OSError):
             os.unlink(path)

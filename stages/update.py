@@ -101,6 +101,9 @@ def update(
     With --publish every step makes a version, one without a token to learn from too. A step may be scored by any
     version that this run has had in training (a file of several steps, `rollout --max-lag`): `lag` in the metrics.
 
+    Under torchrun the weights, gradients and optimiser state are spread over its processes (FSDP2), and the rows of a
+    mini-batch are shared out; the result is that of one process. The first process reads, publishes and speaks.
+
     Greedy baseline rows are left out. prime-rm trains a reward model (--policy is its directory) and takes no mask.
 
     With --critic: value loss = (1/Z) sum_t loss_mask_t 1/2 max((v_t - R_t)^2, (clip(v_t, v_old_t +- X) - R_t)^2)

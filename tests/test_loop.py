@@ -31,9 +31,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with prompts, a grader, and `entropyctl` on its PATH."""
     place = tmp_path_factory.mktemp("loop")
     (place / "bin").mkdir()
-    command = place / "bin" / "entropyctl"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m entropyctl "$@"\n')
-    command.chmod(0o755)
+    for name, module in (("entropyctl", "entropyctl"), ("torchrun", "torch.distributed.run")):
+        command = place / "bin" / name
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
+        command.chmod(0o755)
     (place / "parity.py").write_text(GRADER)
     lines = [json.dumps({"question": f"say {i}", "answer": "x"}) for i in range(8)]
     (place / "prompts.jsonl").write_text("\n".join(lines))
@@ -223,7 +224,7 @@ def test_two_gpus_with_the_cpu_standing_in_for_each(
     shell: Shell, place: Path, tiny_policy: Path, by_files: Path
 ) -> None:
     run = new_run(place / "gpus", tiny_policy)
-    ran = shell("loop_two_gpus.sh", "gpus", str(STEPS), LAG="0", SAMPLER_GPU="0", TRAINER_GPU="1")
+    ran = shell("loop_two_gpus.sh", "gpus", str(STEPS), LAG="0", SAMPLER_GPU="0", TRAINER_GPU="1,2")
     assert ran.returncode == 0, ran.stderr
     assert [m["published_version"] for m in metrics(run)] == [1, 2, 3]
     # with one step of lag the second step is sampled by the policy before the first update

@@ -64,13 +64,16 @@ def _sharded(split: SplitModel, team: Team) -> SplitModel:
     mesh = init_device_mesh(team.device.type, (team.size,))
     for block in _blocks(split.body):
         fully_shard(block, mesh=mesh)
-    root = _Root(split.model)
+    root: Any = _Root(split.model)
     fully_shard(root, mesh=mesh)
     for unit in root.modules():
         if isinstance(unit, FSDPModule):
             # The loss has the denominators of the whole mini-batch, so gradients add up. gloo knows no other sum.
             unit.set_gradient_divide_factor(1.0)
             unit.set_force_sum_reduction_for_comms(True)
+    if hasattr(root, "set_reduce_scatter_unused_params"):  # since torch 2.13
+        # An expert that no token of this process came to has no gradient here, and perhaps one elsewhere.
+        root.set_reduce_scatter_unused_params(True)
     # A prompt that is computed once takes two passes through the layers, which the others would have to make too.
     return replace(split, shares_prompts=False, within=partial(_within, root))
 
@@ -150,7 +153,7 @@ def score_together(split: SplitModel, sequences: Sequences, recipe: Recipe, team
     at = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in mine] or [np.zeros(0, np.int64)])
     numbers = np.zeros((len(found), starts[-1]), np.float32)
     numbers[:, at] = torch.stack(list(found)).numpy()
-    return found._make(torch.from_numpy(team.sum(numbers)))
+    return type(found)(*torch.from_numpy(team.sum(numbers)))
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,16 +65,23 @@ def cluster() -> None:
 def command_with_a_death(pid: int, argv: list[str]) -> None:
     from entropyctl.cli import main
 
-    send, sent = Pool._send, []
+    send, run, sent = Pool._send, Pool.run, []
+
+    def when_all_are_ready(pool: Pool, *args: Any) -> None:
+        while any(place.unit is not None for place in pool._places):
+            pool._next()
+        run(pool, *args)
 
     def deadly(pool: Pool, place: Any, unit: Unit) -> None:
         send(pool, place, unit)
         if unit.rows is not None:
             sent.append(unit)
             if len(sent) == 3:  # the first two have kept both actors busy, and one of them has ended
-                os.kill(actors(pid)[0], signal.SIGKILL)
+                while len(found := actors(pid)) != 2:  # an earlier command's may still be ending
+                    time.sleep(0.05)
+                os.kill(found[0], signal.SIGKILL)
 
-    Pool._send = deadly  # type: ignore[method-assign]
+    Pool._send, Pool.run = deadly, when_all_are_ready  # type: ignore[method-assign]
     main(argv)
 
 

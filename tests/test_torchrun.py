@@ -329,3 +329,28 @@ def test_when_one_is_killed_all_end(loop: Loop, victim: str) -> None:
     assert len(said) <= 1, said
     if victim == "before":
         assert "the stage before this one died" in said[0]
+
+
+DEAF = """
+import ctypes, signal, sys
+from entropyctl.ending import end_on_signals
+from entropyctl.training import processes
+end_on_signals()
+processes.GRACE_SECONDS = 0.2
+watch = processes._Watch(clears_away=True)
+mutex = ctypes.create_string_buffer(256)
+c = ctypes.CDLL(None)
+c.pthread_mutex_lock(mutex)
+print("deaf", flush=True)
+c.pthread_mutex_lock(mutex)  # for ever, as a GPU's stream waits for a process that has died
+"""
+
+
+@pytest.mark.deadline
+def test_a_process_that_hears_no_signal_ends_all_the_same() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", DEAF], env=environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "deaf\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 128 + signal.SIGTERM

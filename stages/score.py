@@ -189,12 +189,10 @@ def score(
             made += GRADE_COLUMNS if reward_as is None else [f"reward_{reward_as}"]
         if scoring:
             from entropyctl.policy.scorer import open_scorers
+            from entropyctl.policy.spread import open_pool
 
-            pool = None
-            if spread:
-                from entropyctl.policy.spread import open_pool
-
-                pool = open_pool(actors, dtype=dtype, device=device, announce=announce)
+            pool = open_pool(actors, dtype=dtype, device=device, announce=announce) if spread else None
+            if pool is not None:
                 stack.callback(pool.close)
             scorers = open_scorers(
                 source,

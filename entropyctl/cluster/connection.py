@@ -64,6 +64,11 @@ class Connection:
                 ray.init(address=address, **options)
         except Exception as error:
             self.close()
+            if "InvalidAuthToken" in f"{error} {error.__cause__}":
+                raise EngineError(
+                    f"RAY_ADDRESS {address}: the cluster wants a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN "
+                    "where it is not in ~/.ray/auth_token"
+                ) from error
             if isinstance(error, ConnectionError):
                 raise Temporary(f"RAY_ADDRESS {address}: no cluster answers; {REMEDY}") from error
             what = "Ray does not start here" if address == "local" else f"RAY_ADDRESS {address}: Ray refuses"

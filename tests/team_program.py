@@ -93,7 +93,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any], Any, dict[str, Any]]] = {
     "an entropy bonus": ({}, same, {"bonus": ("trl", 0.01, 9.0)}),
     "a live mask": ({"mini_batches": 2}, same, {"live": True}),
     "a reward model": ({"objective": prime_rm}, same, {}),
-    "a critic": ({"mini_batches": 2}, same, {"critic": True, "optimizer": "adamw"}),
+    "a critic": ({"mini_batches": 2}, same, {"critic": True}),
 }
 
 

@@ -14,7 +14,8 @@ from entropyctl.errors import EngineError, UsageError
 from entropyctl.objectives import kl_penalty, ppo, token_coefficients
 from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_model
-from entropyctl.tokenstats import SplitModel, score_sequences, split_model
+from entropyctl.registry import load_function
+from entropyctl.tokenstats import Head, SplitModel, score_sequences, split_model, statistics
 from entropyctl.training import Batch, Recipe, mini_batches, train_step
 from entropyctl.training.entropy import entropy_change, measure
 from entropyctl.training.optimizer import load_state, make_optimizer, save_state
@@ -106,6 +107,35 @@ def test_cutting_into_forward_passes_changes_nothing(model, budget: int) -> None
     whole = gradients(model, make_batch(), make_recipe())
     cut = gradients(model, make_batch(), make_recipe(token_budget=budget))
     torch.testing.assert_close(cut, whole, atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["ppo", "gspo", "gmpo", "cispo", "sapo"])
+def test_tokens_that_are_left_out_of_the_pass_had_no_gradient(model, name: str, monkeypatch) -> None:
+    """Objectives of whole responses need the tokens that have no advantage too."""
+    batch = make_batch()
+    some = with_inputs(batch, advantages=batch.advantages * (np.arange(len(batch.weights)) % 3 == 0))
+    recipe = make_recipe(objective=load_function("objectives", name))
+    found = gradients(model, some, recipe)
+    monkeypatch.setattr(Recipe, "needed", lambda self, part: part.loss_mask)
+    torch.testing.assert_close(found, gradients(model, some, recipe), atol=2e-5, rtol=1e-3)
+
+
+def test_a_response_is_computed_up_to_its_last_token_with_a_gradient(model) -> None:
+    batch = make_batch()
+    only = np.zeros_like(batch.weights)
+    only[batch.starts[2]] = 1.0  # the first token of the third response
+    few = batch.masked(np.ones_like(batch.loss_mask), only, 0 * only)
+    bodies, heads = [], []
+    model.model.register_forward_pre_hook(
+        lambda module, args, kwargs: bodies.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    split = split_model(model)
+    bodies.clear()
+    original = statistics.vocabulary_sums
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "vocabulary_sums", lambda h, *more: heads.append(len(h)) or original(h, *more))
+        train_step(split, make_optimizer(model, "sgd", 1.0, 0.0), [few], make_recipe())
+    assert (bodies, heads) == ([len(batch.sequences[2][0]) + 1], [1])
 
 
 def test_a_removed_token_has_no_gradient_and_stays_in_the_denominator(model) -> None:
@@ -253,4 +283,4 @@ def test_weights_that_compute_no_numbers_are_reported(model) -> None:
 
 
 def split_model_unproved(model) -> SplitModel:
-    return SplitModel(model, model.base_model, model.get_output_embeddings(), shares_prompts=False)
+    return SplitModel(model, model.base_model, Head(model.get_output_embeddings()), shares_prompts=False)

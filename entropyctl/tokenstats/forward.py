@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from entropyctl.tokenstats.sums import BlockStatistics
 
 Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]  # (prompt, response) token ids
 Advance = Callable[[int], None]
+Array = npt.NDArray[Any]
 
 # Sharing prompts means smaller forward passes, which are slower per token; it must save this much to be worth it.
 SHARING_GAIN = 1.5
@@ -60,13 +62,16 @@ def forward_batches(split: Sharing, sequences: Sequences, budget: int | None) ->
     return batches
 
 
-def response_hidden(split: SplitModel, sequences: Sequences) -> tuple[Tensor, Tensor]:
+def response_hidden(
+    split: SplitModel, sequences: Sequences, places: Sequence[Array] | None = None
+) -> tuple[Tensor, Tensor]:
     """Hidden states that predict the responses' tokens, and those tokens, behind one another.
 
     Args:
         split: the model.
         sequences: one forward pass; prompts and responses are not empty. When they all have one prompt and the
             model shares prompts, the prompt is computed once.
+        places: which tokens of each response; all without it.
 
     Returns:
         `[N, D]` hidden states and `[N]` int64 tokens, in the order of the sequences.
@@ -77,6 +82,11 @@ def response_hidden(split: SplitModel, sequences: Sequences) -> tuple[Tensor, Te
         hidden_ND = _hidden_of_group(split, first, [response for _, response in sequences])
     else:
         hidden_ND = _hidden_of_rows(split, sequences)
+    if places is not None:
+        starts = np.cumsum([0, *(len(response) for _, response in sequences[:-1])])
+        at = np.concatenate([place + start for place, start in zip(places, starts, strict=True)])
+        if len(at) < len(tokens):
+            hidden_ND, tokens = hidden_ND[torch.from_numpy(at).to(split.device)], tokens[at]
     return hidden_ND, torch.from_numpy(tokens).to(split.device)
 
 

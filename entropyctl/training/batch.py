@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,6 +40,7 @@ class Batch:
     weights: Array  # [N] float32
     kl_coefs: Array  # [N] float32
     inputs: Mapping[str, Any]  # by name, as entropyctl.inputs has them: [N], [B] or one for the step
+    places: tuple[Array, ...] | None = None  # B, where in the responses the N tokens stand; None: all of them
 
     @property
     def starts(self) -> Array:
@@ -80,6 +82,30 @@ class Batch:
             self.weights[at],
             self.kl_coefs[at],
             taken,
+            None if self.places is None else tuple(self.places[i] for i in rows),
+        )
+
+    def only(self, keep_N: Array) -> Batch:
+        """The same responses with some of their tokens, cut behind the last of them.
+
+        What stands before a token is what it is predicted from; what stands behind it is nobody's business.
+
+        Args:
+            keep_N: bool, the tokens that stay; at least one of each response.
+        """
+        starts = self.starts
+        places = tuple(np.flatnonzero(keep_N[a:b]) for a, b in itertools.pairwise(starts))
+        return Batch(
+            [
+                (prompt, response[: place[-1] + 1])
+                for (prompt, response), place in zip(self.sequences, places, strict=True)
+            ],
+            np.array([len(place) for place in places], np.int64),
+            self.loss_mask[keep_N],
+            self.weights[keep_N],
+            self.kl_coefs[keep_N],
+            {k: v[keep_N] if is_per_token(k) and np.ndim(v) else v for k, v in self.inputs.items()},
+            places,
         )
 
     def masked(self, loss_mask: Array, weights: Array | None, kl_coefs: Array | None) -> Batch:
@@ -92,17 +118,20 @@ class Batch:
             kl_coefs=0 * ones if kl_coefs is None else kl_coefs,
         )
 
-    def learning_rows(self, *, by_advantage: bool) -> Array:
-        """Responses that have a token with a gradient; the others need no forward pass.
+    def learning(self, *, by_advantage: bool) -> Array:
+        """`[N]` bool, the tokens that have a gradient.
 
         Args:
             by_advantage: nothing but the policy loss and the penalties of the mask pulls, so that a token with
                 neither an advantage nor a coefficient has no gradient.
         """
-        active_N = self.loss_mask
-        if by_advantage and self.advantages is not None:
-            active_N = active_N & ((self.weights * self.advantages != 0) | (self.kl_coefs != 0))
-        return np.flatnonzero(np.bincount(self.row_of_token, active_N, minlength=len(self.lengths)))
+        if not by_advantage or self.advantages is None:
+            return self.loss_mask
+        return self.loss_mask & ((self.weights * self.advantages != 0) | (self.kl_coefs != 0))
+
+    def rows_with(self, some_N: Array) -> Array:
+        """The responses that have one of these tokens; the others need no forward pass."""
+        return np.flatnonzero(np.bincount(self.row_of_token, some_N, minlength=len(self.lengths)))
 
 
 def columns_for(reads: tuple[str, ...], always: tuple[str, ...] = SEQUENCES) -> tuple[list[str], list[str]]:

@@ -128,7 +128,7 @@ def _optimise(critic: Critic, part: Batch, recipe: Recipe, advance: Callable[[in
     coefficient_N = token_coefficients(
         part.loss_mask, part.lengths, recipe.reduction, recipe.norm, all_rows=recipe.all_rows
     )
-    rows, starts, sums = part.learning_rows(by_advantage=False), part.starts, np.zeros(2)
+    rows, starts, sums = part.rows_with(part.loss_mask), part.starts, np.zeros(2)
     share = share_of(critic.split, [part.sequences[i] for i in rows], recipe.token_budget, critic.team)
     rows = rows[share.rows]
     for chosen in forward_batches(critic.split, [part.sequences[i] for i in rows], recipe.token_budget):

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from entropyctl.errors import UsageError
 from entropyctl.objectives import ESTIMATORS, REDUCTIONS, PolicyLoss
 from entropyctl.policy.checkpoint import parse_dtype
 from entropyctl.registry import inputs_of
-from entropyctl.training.batch import Batch
+from entropyctl.training.batch import Array, Batch
 from entropyctl.training.bonus import EntropyBonus
 
 
@@ -65,6 +67,15 @@ class Recipe:
         own = inputs_of(self.objective)
         other = self.kl_coef or self.ref_kl_coef or self.bonus is not None
         return "advantages" in own and "ref_logprobs" not in own and not other
+
+    def needed(self, batch: Batch) -> Array:
+        """`[N]` bool, the tokens whose log p the loss is made of, and of which one in its response has a gradient."""
+        learning_N = batch.learning(by_advantage=self.pulls_by_advantage)
+        if "row_of_token" not in inputs_of(self.objective):  # each token's loss is its own
+            return learning_N
+        has_one_B = np.zeros(len(batch.lengths), bool)
+        has_one_B[batch.rows_with(learning_N)] = True
+        return batch.loss_mask & has_one_B[batch.row_of_token]
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained.

@@ -50,8 +50,9 @@ def train_step(
         team: the processes that train together, all on the same mini-batches.
 
     Returns:
-        Means over the optimiser steps of loss and grad_norm; token means of kl and clip_fraction; the number of
-        optimiser steps. A mini-batch in which no token has a gradient makes no optimiser step.
+        Means over the optimiser steps of loss and grad_norm; token means of kl and clip_fraction, to which a token
+        without a gradient adds nothing; the number of optimiser steps. A mini-batch in which no token has a gradient
+        makes no optimiser step.
 
     Raises:
         EngineError: a gradient is not a number.
@@ -61,11 +62,11 @@ def train_step(
         for unmasked in parts:
             part = masked(unmasked)
             tokens += int(part.loss_mask.sum())
-            rows = part.learning_rows(by_advantage=recipe.pulls_by_advantage)
-            if len(rows) == 0:
+            needed_N = recipe.needed(part)
+            if not needed_N.any():
                 continue
             optimizer.zero_grad(set_to_none=True)
-            done = team.sum(_accumulate(split, part, rows, recipe, advance, team))
+            done = team.sum(_accumulate(split, part, needed_N, recipe, advance, team))
             norm = clip_gradients(split.model, recipe.grad_clip)
             if not np.isfinite(norm):
                 raise EngineError("the gradient is not a number; lower the learning rate, or use --dtype float32")
@@ -85,40 +86,52 @@ def train_step(
     }
 
 
-def _accumulate(split: SplitModel, part: Batch, rows: Array, recipe: Recipe, advance: Advance, team: Team) -> Array:
+def _accumulate(split: SplitModel, part: Batch, needed_N: Array, recipe: Recipe, advance: Advance, team: Team) -> Array:
     """Gradients of this process's share of a mini-batch, forward pass by forward pass.
 
+    Args:
+        split: the model in training.
+        part: the mini-batch.
+        needed_N: bool, the tokens whose log p are needed; there is one.
+        recipe: how.
+        advance: told the response tokens done.
+        team: the processes.
+
     Returns:
-        `[4]` the share's part of the loss, and sums over its counted tokens of k3, of clipped tokens and, with a bonus,
-        of entropies.
+        `[4]` the share's part of the loss, and sums over its tokens of k3, of clipped tokens and, with a bonus, of
+        entropies.
     """
     coefficient_N = token_coefficients(
         part.loss_mask, part.lengths, recipe.reduction, recipe.norm, all_rows=recipe.all_rows
     )
-    starts = part.starts
-    sums = np.zeros(4)
-    share = share_of(split, [part.sequences[i] for i in rows], recipe.token_budget, team)
-    rows = rows[share.rows]
-    for chosen in forward_batches(split, [part.sequences[i] for i in rows], recipe.token_budget):
-        micro = rows[chosen]
+    rows = part.rows_with(needed_N)
+    inside_N = np.isin(part.row_of_token, rows)
+    whole_B, coefficient_N = part.lengths[rows], coefficient_N[needed_N]
+    part = part.take(rows).only(needed_N[inside_N])
+    share = share_of(split, part.sequences, recipe.token_budget, team)
+    mine, starts, sums = np.array(share.rows, np.int64), part.starts, np.zeros(4)
+    for chosen in forward_batches(split, [part.sequences[i] for i in mine], recipe.token_budget):
+        micro = mine[chosen]
         batch = part.take(micro)
         k_N = np.concatenate([coefficient_N[starts[i] : starts[i + 1]] for i in micro])
-        logprobs_N, entropies_N = split.within(partial(_forward, split, batch.sequences, recipe))
+        logprobs_N, entropies_N = split.within(partial(_forward, split, batch.sequences, batch.places, recipe))
         found = token_loss(logprobs_N, batch, k_N, recipe, entropies_N)
         loss = found.losses.sum()
         loss.backward()  # type: ignore[no-untyped-call]
-        entropy = 0.0 if entropies_N is None else float(entropies_N.detach().cpu().numpy()[batch.loss_mask].sum())
+        entropy = 0.0 if entropies_N is None else float(entropies_N.detach().sum())
         sums += [float(loss.detach()), found.kl, found.clipped, entropy]
-        advance(int(batch.lengths.sum()))
+        advance(int(whole_B[micro].sum()))
     for _ in range(share.idle):
-        idle_backward(*split.within(partial(_forward, split, IDLE, recipe)))
+        idle_backward(*split.within(partial(_forward, split, IDLE, None, recipe)))
     return sums
 
 
-def _forward(split: SplitModel, sequences: Sequences, recipe: Recipe) -> tuple[Tensor, Tensor | None]:
-    """log p of the response tokens and, for a bonus, their entropies."""
+def _forward(
+    split: SplitModel, sequences: Sequences, places: tuple[Array, ...] | None, recipe: Recipe
+) -> tuple[Tensor, Tensor | None]:
+    """log p of the tokens at these places and, for a bonus, their entropies."""
     with torch.autocast(split.device.type, torch.bfloat16) if recipe.dtype == "bfloat16" else nullcontext():
-        hidden_ND, tokens_N = response_hidden(split, sequences)
+        hidden_ND, tokens_N = response_hidden(split, sequences, places)
         if recipe.bonus is None:
             return token_logprobs(hidden_ND, split.head, tokens_N, recipe.temperature), None
         return token_logprobs_and_entropies(hidden_ND, split.head, tokens_N, recipe.temperature)

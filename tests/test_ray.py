@@ -166,7 +166,7 @@ def test_what_an_actor_raises_is_told_and_what_kills_three_actors_is_named(clust
         [sys.executable, str(DRIVER), "faults"], env=cluster.environment, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, ""), done
-    died, memory, wrong, bug = (json.loads(line) for line in done.stdout.splitlines())
+    died, memory, wrong, bug, room = (json.loads(line) for line in done.stdout.splitlines())
     assert died[0] == [0, 2, 4, 6, 8, 10]
     assert died[1][:2] == ["an actor has died over prompt p6; another does it"] * 2
     assert died[1][2].startswith("8 prompt p6: 3 actors have died over it (")
@@ -175,6 +175,7 @@ def test_what_an_actor_raises_is_told_and_what_kills_three_actors_is_named(clust
     assert wrong[1] == ["3 row 3: is wrong; mend it"]
     told = "internal error in an actor: ZeroDivisionError: by zero; run again with --debug and report it"
     assert bug[1] == [f"1 {told}"]
+    assert room == "2 --actors 3: the cluster has room for 2 with a CPU each; ask for no more"
 
 
 def started_of(process: subprocess.Popen[bytes]) -> dict[int, str]:
@@ -196,7 +197,7 @@ def test_a_killed_driver_leaves_nothing(place: Path, sampled: Path) -> None:
 
 
 def test_an_interrupted_driver_leaves_what_is_finished_and_nothing_else(place: Path, tmp_path: Path) -> None:
-    words = ["rollout", "--policy", "alone", "--prompts", "prompts.jsonl", "-n", "32", "--max-tokens", "300"]
+    words = ["rollout", "--policy", "second", "--prompts", "prompts.jsonl", "-n", "64", "--max-tokens", "100"]
     words += ["--batch-rows", "2", "--engine", "transformers", "--runner", "ray", "--actors", "1"]
     command = [sys.executable, "-m", "entropyctl", *words, "-o", str(tmp_path / "r.parquet")]
     process = subprocess.Popen(command, cwd=place, env=ENVIRONMENT, stderr=subprocess.PIPE)
@@ -209,7 +210,7 @@ def test_an_interrupted_driver_leaves_what_is_finished_and_nothing_else(place: P
     assert not started.keys() & processes().keys()
     assert os.listdir(tmp_path) == [journal.name]
     keys = [json.loads(line)["key"] for line in journal.read_text().splitlines()]
-    assert 0 < len(keys) < 128 and len(set(keys)) == len(keys)
+    assert 0 < len(keys) < 256 and len(set(keys)) == len(keys)
 
 
 # --- without a cluster ---------------------------------------------------------------------------------------------
@@ -232,13 +233,13 @@ def test_an_address_where_nothing_is(
     assert "ray" not in sys.modules
 
 
-def test_without_ray_its_extra_is_named(place: Path, sampled: Path) -> None:
+def test_without_ray_its_extra_is_named(place: Path) -> None:
     code = (
         "import sys, importlib.util as found; look = found.find_spec\n"
         "found.find_spec = lambda name, *rest: None if name == 'ray' else look(name, *rest)\n"
         "from entropyctl.cli import main; main(sys.argv[1:])"
     )
-    words = ["score", str(sampled), "--policy", "alone", "--runner", "ray", "-o", "never.parquet"]
+    words = ["score", "none.parquet", "--policy", "second", "--runner", "ray", "-o", "never.parquet"]
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=place, env=ENVIRONMENT, capture_output=True)
     assert (done.returncode, done.stderr.decode()) == (
         2,

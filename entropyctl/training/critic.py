@@ -164,7 +164,7 @@ def _loss(critic: Critic, batch: Batch, coefficient_N: Array, recipe: Recipe) ->
 def _values(critic: Critic, sequences: Sequences, recipe: Recipe) -> torch.Tensor:
     with torch.autocast(critic.split.device.type, torch.bfloat16) if recipe.dtype == "bfloat16" else nullcontext():
         hidden_ND, _ = response_hidden(critic.split, sequences)
-        return token_values(critic.split, hidden_ND)
+        return token_values(critic.split, hidden_ND).clone()  # FSDP warns of a pass that gives a view
 
 
 def publish_critic(critic: Critic, step: int | None = None) -> None:

@@ -17,11 +17,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import pytest
 
 from entropyctl.cluster.connection import Connection
+from entropyctl.cluster.pool import Unit
 from entropyctl.errors import EntropyctlError, Temporary, UsageError
+from entropyctl.policy import spread
+from entropyctl.policy.scorer import open_scorers
 from entropyctl.table import read
+from entropyctl.table.columns import with_column
 
 from .conftest import ROOT, Cli
 from .ray_driver import actors, below, processes
@@ -176,6 +181,38 @@ def test_what_an_actor_raises_is_told_and_what_kills_three_actors_is_named(clust
     told = "internal error in an actor: ZeroDivisionError: by zero; run again with --debug and report it"
     assert bug[1] == [f"1 {told}"]
     assert room == "2 --actors 3: the cluster has room for 2 with a CPU each; ask for no more"
+
+
+class Here:
+    """A pool whose one actor is this process, and which does the units in reverse."""
+
+    def __init__(self) -> None:
+        self.worker = spread.Worker("float32", "cpu", spread.threads_here())
+
+    def prepare(self, order: dict[str, Any], name: str) -> Any:
+        return self.worker(order, None)
+
+    def run(self, units: dict[Unit, Any], done: Callable[[Unit, Any], None]) -> None:
+        for unit in reversed(list(units)):
+            done(unit, self.worker(unit.order, unit.rows))
+
+
+def test_several_models_take_turns_on_actors_as_in_one_process(sampled: Path, tiny_policy: Path, tiny_critic) -> None:
+    root = sampled.with_suffix("")
+    paths = {"policy": str(root), "ref": str(tiny_policy), "prm": None, "critic": str(tiny_critic)}
+    options: dict[str, Any] = {"dtype": "float32", "device": "cpu", "token_budget": 90, "quiet": True}
+    found = []
+    for pool in (None, Here()):
+        with read([str(sampled)]) as source:
+            scorers = open_scorers(source, paths, pool=pool, **options)  # type: ignore[arg-type]
+            for step in source:
+                tokens = step.rows["tokens"].to_pylist()
+                rows = with_column(step.rows, "tokens", pa.array([[], *tokens[1:]], step.rows["tokens"].type))
+                for scorer in scorers:
+                    rows = scorer.score(rows)
+                found.append((rows, [scorer.as_dict() for scorer in scorers], scorer.facts(step.number)))
+    assert found[:2] == found[2:]
+    assert found[0][0]["values"][0].as_py() == []
 
 
 def started_of(process: subprocess.Popen[bytes]) -> dict[int, str]:

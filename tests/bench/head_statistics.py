@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import resource
 import statistics
 import subprocess
 import sys
@@ -124,7 +123,8 @@ def ratios(ways: dict[str, Way], rounds: int, clock: Callable[[], float]) -> dic
 def peak_beyond_inputs(name: str, shape_name: str) -> float:
     """MiB that one way used beyond its inputs and the libraries, in a process of its own."""
     code = f"from tests.bench.head_statistics import print_peak; print_peak({name!r}, {shape_name!r})"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    root = Path(__file__).parents[2]
+    ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     return float(ran.stdout)
 
 
@@ -134,9 +134,15 @@ def print_peak(name: str, shape_name: str) -> None:
     hidden, head, tokens = inputs(SHAPES[shape_name])
     with torch.no_grad():
         head_statistics(hidden[:8], head, tokens[:8], 1.0)  # libraries, and the compiled passes
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = memory("VmRSS")
         naive(hidden, head, tokens) if name == "naive" else head_statistics(hidden, head, tokens, 1.0)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(memory("VmHWM") - before)
+
+
+def memory(field: str) -> float:
+    """MiB of this process; its peak (VmHWM), unlike that of getrusage, is not the one of who started it."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def main() -> None:

@@ -13,9 +13,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import settings
 
 from entropyctl.table import new_record, write
 from entropyctl.table.columns import list_column
+
+# How long an example takes says what else the machine does, not whether the mathematics is right.
+settings.register_profile("entropyctl", deadline=None)
+settings.load_profile("entropyctl")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -19,8 +19,6 @@ from entropyctl.table import read
 from .conftest import ROOT, Cli
 from .test_loop import GRADER, metrics, new_run, weights
 
-pytestmark = pytest.mark.deadline
-
 SIZES = "--prompts-per-step 2 --n 4 --max-tokens 6 --engine transformers"
 STAGES = {
     "rollout": f"rollout --policy run/policy --prompts prompts.jsonl --steps 3 --max-lag 0 {SIZES}",
@@ -139,6 +137,7 @@ def test_five_commands_on_files_make_the_same_weights_and_the_same_numbers(cli: 
     assert numbers(place / "run") == numbers(whole)
 
 
+@pytest.mark.deadline
 @pytest.mark.parametrize("name", list(STAGES))
 def test_when_one_is_killed_all_end_and_the_same_command_goes_on(name: str, whole: Path, place: Path) -> None:
     pipe = Pipe(place)
@@ -161,6 +160,7 @@ def test_when_one_is_killed_all_end_and_the_same_command_goes_on(name: str, whol
     assert numbers(place / "run") == numbers(whole)
 
 
+@pytest.mark.deadline
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_all_ends_all(number: signal.Signals, place: Path) -> None:
     pipe = Pipe(place, rollout=STAGES["rollout"].replace("--steps 3", "--steps 500"))
@@ -209,6 +209,7 @@ def test_sampling_may_run_ahead_and_old_versions_go(place: Path) -> None:
     assert sorted(p.name for p in (place / "run" / "policy").glob("v*")) == ["v000002", "v000003"]
 
 
+@pytest.mark.deadline
 def test_a_reader_that_closes_the_pipe_ends_a_rollout_that_waits(place: Path) -> None:
     command = [sys.executable, "-m", "entropyctl", *shlex.split(STAGES["rollout"])]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -11,8 +11,6 @@ import pytest
 
 from .conftest import ROOT, scored_rows, write_scored
 
-pytestmark = pytest.mark.deadline
-
 ENV = os.environ | {"PYTHONPATH": str(ROOT)}
 BUSY = """
 import sys
@@ -32,6 +30,7 @@ sys.exit(commands.run("busy", busy, []))
 """
 
 
+@pytest.mark.deadline
 def test_a_stage_that_waits_for_its_input(tmp_path: Path) -> None:
     stream = subprocess.run(
         [sys.executable, "-m", "entropyctl", "mask", "none", write_scored(tmp_path / "s.parquet")],
@@ -58,6 +57,7 @@ def test_a_stage_that_waits_for_its_input(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["s.parquet"]
 
 
+@pytest.mark.deadline
 def test_a_stage_that_computes(tmp_path: Path) -> None:
     (tmp_path / "busy.py").write_text(BUSY)
     command = [sys.executable, "busy.py", str(ROOT)]
@@ -121,6 +121,7 @@ with write(None, "scored", new_record("die", {}), context=CONTEXT) as sink:
 """
 
 
+@pytest.mark.deadline
 def test_a_stage_whose_producer_dies_abandons_the_step_that_it_holds(tmp_path: Path) -> None:
     """All of the first step has come, and nothing else: who computes on it would not look at the pipe for an hour."""
     (tmp_path / "die.py").write_text(DIER)

@@ -29,6 +29,7 @@ from entropyctl.table.activity import read_activities
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TASK = "gym:products?min_terms=2&max_terms=2&min_digits=1&max_digits=1&shots=4&size=200&seed=42"
 POLL_SECONDS = 0.05
+WAYS = (("files", "loop_files.sh", 0), ("pipe, lag 0", "loop_pipe.sh", 0), ("pipe, lag 1", "loop_pipe.sh", 1))
 
 
 def run_loop(script: str, run: Path, checkpoint: Path, lag: int, given: argparse.Namespace) -> dict[str, Any]:
@@ -47,7 +48,9 @@ def run_loop(script: str, run: Path, checkpoint: Path, lag: int, given: argparse
             time.sleep(POLL_SECONDS)
             while len(at) <= given.steps and (run / "policy" / f"v{len(at):06d}").is_dir():
                 at.append(time.monotonic())
-            said |= {facts["stage"].split()[0]: facts for facts in read_activities(run / "policy") if facts["recent"]}
+            said |= {
+                facts["stage"].split()[0]: facts for facts in read_activities(run / "policy") if facts.get("recent")
+            }
     if process.returncode:
         raise SystemExit((run / "err").read_text())
     with read([str(run / "metrics")]) as source:
@@ -73,12 +76,12 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--n", type=int, default=4)
     parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--only", nargs="+", choices=[name for name, *_ in WAYS], default=[name for name, *_ in WAYS])
     given = parser.parse_args()
     checkpoint, load = given.policy.resolve(), load_seconds(given.policy.resolve())
-    ways = (("files", "loop_files.sh", 0), ("pipe, lag 0", "loop_pipe.sh", 0), ("pipe, lag 1", "loop_pipe.sh", 1))
     medians = {}
     with tempfile.TemporaryDirectory() as place:
-        for name, script, lag in ways:
+        for name, script, lag in (way for way in WAYS if way[0] in given.only):
             found = run_loop(script, Path(place) / name.replace(" ", ""), checkpoint, lag, given)
             first, *rest = found["steps"]
             medians[name] = statistics.median(rest)
@@ -86,14 +89,14 @@ def main() -> None:
             print(f"{name:<12} first step {first:6.1f} s, then {medians[name]:6.1f} s a step; lag {lags}", flush=True)
             if name == "pipe, lag 0":
                 print_shares(found, load)
-    print(f"files / pipe {medians['files'] / medians['pipe, lag 0']:.2f}x", end=", ")
-    print(f"lag 0 / lag 1 {medians['pipe, lag 0'] / medians['pipe, lag 1']:.2f}x")
+    for slow, fast in itertools.pairwise(medians):
+        print(f"{slow} / {fast} {medians[slow] / medians[fast]:.2f}x")
 
 
 def print_shares(found: dict[str, Any], load: float) -> None:
     """What a resident step is made of, on average over its last steps."""
     recent = {name: facts["recent"] for name, facts in found["said"].items()}
-    step = recent["update"]["seconds"] / recent["update"]["steps"]
+    step = statistics.mean(found["steps"][1:])
     parts = {name: recent[name]["tokens_seconds"] / recent[name]["steps"] - load for name in ("rollout", "score")}
     parts["update"] = statistics.mean(row["seconds"] for row in found["metrics"][1:])
     model = sum(parts.values())

@@ -50,7 +50,9 @@ class Connection:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         if address == "local":
             os.environ.update(_private())
-            options |= {"num_cpus": actors, "include_dashboard": False, "object_store_memory": STORE_BYTES}
+            # A model for each core would be too many already; two even of one core, to try what a cluster does.
+            room = max(os.cpu_count() or 1, 2)
+            options |= {"num_cpus": min(actors, room), "include_dashboard": False, "object_store_memory": STORE_BYTES}
         else:
             _check_address(address)
             os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # of half a minute

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 import typer
 
-from entropyctl import commands, registry
+from entropyctl import commands, configuration, registry
 from entropyctl.commands import as_help
 
 Method = Callable[..., Any]
@@ -57,7 +57,7 @@ def run_with(stage: str, kind: str, option: str, default: str, body: Callable[..
         body: what the stage does; called as in `run`.
         argv: the arguments after the stage's name.
     """
-    name = commands.value_of(stage, option, argv) or default
+    name = configuration.value_of(stage, option, argv) or default
     if not registry.is_known(kind, name):
         known = ", ".join(registry.names(kind))
         print(f"entropyctl {stage}: --{option}: there is no '{name}'; known: {known}", file=sys.stderr)

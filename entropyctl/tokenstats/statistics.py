@@ -17,8 +17,7 @@ from entropyctl.tokenstats.threads import in_threads
 
 # A tile of float32 logits is 2 MB, which stays in a core's cache; elsewhere more columns make a launch worth it.
 TOKENS_PER_TILE = 512
-COLUMNS_PER_TILE = {"cpu": 1024}
-MOST_COLUMNS = 8192
+COLUMNS_ON_CPU, COLUMNS_ELSEWHERE = 1024, 8192
 
 
 def block_statistics(logits_NV: Tensor, tokens_N: Tensor, temperature: float = 1.0) -> BlockStatistics:
@@ -31,7 +30,7 @@ def block_statistics(logits_NV: Tensor, tokens_N: Tensor, temperature: float = 1
     """
     beta, fold = 1.0 / temperature, _kernels(logits_NV.device).fold
     sums = new_sums(len(tokens_N), logits_NV.device)
-    columns = COLUMNS_PER_TILE.get(logits_NV.device.type, MOST_COLUMNS)
+    columns = _columns(logits_NV.device)
     for left in range(0, logits_NV.shape[1], columns):
         tile_NV = logits_NV[:, left : left + columns]
         fold(tile_NV.to(torch.float32, copy=True), tokens_N - left, beta, sums)
@@ -100,6 +99,10 @@ class _Statistics(torch.autograd.Function):
         return (*grads, None, None, None, None)
 
 
+def _columns(device: torch.device) -> int:
+    return COLUMNS_ON_CPU if device.type == "cpu" else COLUMNS_ELSEWHERE
+
+
 def _kernels(device: torch.device) -> Kernels:
     return kernels() if device.type == "cpu" else EAGER
 
@@ -115,7 +118,7 @@ def vocabulary_sums(hidden_ND: Tensor, weights: Weights, tokens_N: Tensor, beta:
     """
     device, fold = hidden_ND.device, _kernels(hidden_ND.device).fold
     count, vocabulary = len(tokens_N), weights.weight.shape[0]
-    columns = COLUMNS_PER_TILE.get(device.type, MOST_COLUMNS)
+    columns = _columns(device)
     # At least a piece for each thread, where there are as many tokens.
     size = max(min(TOKENS_PER_TILE, -(-count // torch.get_num_threads())), 1)
     sums = new_sums(count, device)
@@ -147,7 +150,7 @@ def vocabulary_gradients(
     """
     device, pull = hidden_ND.device, _kernels(hidden_ND.device).pull
     count, vocabulary = len(tokens_N), weights.weight.shape[0]
-    columns = COLUMNS_PER_TILE.get(device.type, MOST_COLUMNS)
+    columns = _columns(device)
     pieces = min(torch.get_num_threads(), -(-vocabulary // columns)) if device.type == "cpu" else 1
     # A piece is a part of the vocabulary, so that no two write to the same rows of the weight's gradient.
     by_hidden = [torch.zeros_like(hidden_ND, dtype=torch.float32) for _ in range(pieces if needs[0] else 0)]

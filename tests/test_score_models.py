@@ -185,7 +185,7 @@ def test_a_critic_that_sees_what_follows_is_refused() -> None:
 @pytest.mark.parametrize("budget", [1, 25, 10_000])
 def test_cutting_into_forward_passes_changes_no_value(tiny_critic: Path, budget: int) -> None:
     split = split_critic(load_critic(find_policy(str(tiny_critic)), torch.float32, CPU))
-    assert split.shares_prompts
+    assert split.sharing.packs
     sequences = [([5, 6, 7, 8, 9, 10, 11, 12], [3] * n) for n in (4, 1, 0, 6)] + [([7], [8, 9])]
     found = value_sequences(split, sequences, token_budget=budget)
     with torch.no_grad():

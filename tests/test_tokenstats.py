@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,6 @@ from entropyctl.policy.checkpoint import load_model
 from entropyctl.tokenstats import (
     Head,
     block_statistics,
-    forward_batches,
-    response_hidden,
     score_sequences,
     split_model,
     token_batches,
@@ -148,44 +145,6 @@ def test_scoring_in_batches_equals_one_sequence_at_a_time(tiny_policy: Path) -> 
         for name in STATISTICS:
             part = getattr(together, name)[start : start + len(response)]
             np.testing.assert_allclose(part, getattr(truth, name), atol=1e-5, err_msg=f"{name} of sequence {i}")
-
-
-def test_sharing_a_prompt_changes_neither_values_nor_gradients(tiny_policy: Path) -> None:
-    model = load_model(find_policy(str(tiny_policy)), torch.float32, torch.device("cpu"))
-    split = split_model(model)
-    assert split.shares_prompts
-    rng = np.random.default_rng(1)
-    prompts = [rng.integers(1, 200, size).tolist() for size in (40, 23)]
-    sequences = [(prompts[i % 2], rng.integers(1, 200, 1 + i % 5).tolist()) for i in range(12)]
-    found = []
-    for shares in (True, False):
-        part = replace(split, shares_prompts=shares)
-        batches = forward_batches(part, sequences, 400)
-        if shares:
-            assert all(len({tuple(sequences[i][0]) for i in batch}) == 1 for batch in batches)
-        model.zero_grad()
-        total = torch.zeros(12)
-        for batch in batches:
-            hidden, tokens = response_hidden(part, [sequences[i] for i in batch])
-            logprobs = token_logprobs(hidden, part.head, tokens, 1.0)
-            logprobs.sum().backward()
-            for i, one in zip(
-                batch, torch.split(logprobs.detach(), [len(sequences[i][1]) for i in batch]), strict=True
-            ):
-                total[i] = one.sum()
-        found.append((total, [p.grad.clone() for p in model.parameters()]))
-    torch.testing.assert_close(found[0][0], found[1][0], atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-3, rtol=1e-4)
-
-
-def test_windowed_attention_never_shares_prompts() -> None:
-    import transformers
-
-    common = {"vocab_size": 97, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = transformers.AutoConfig.for_model(
-        "gemma2", **common, intermediate_size=32, num_key_value_heads=2, head_dim=8
-    )
-    assert not split_model(transformers.AutoModelForCausalLM.from_config(config).eval()).shares_prompts
 
 
 @pytest.mark.parametrize("family", ["gemma2", "cohere", "granite", "gpt2", "qwen3"])

@@ -17,7 +17,7 @@ from entropyctl.policy.versions import Policy
 from entropyctl.table.columns import flat_values, list_column, row_column, row_lengths, with_column
 from entropyctl.table.conform import row_name
 from entropyctl.table.schema import KEY
-from entropyctl.tokenstats import SplitModel, forward_batches, table
+from entropyctl.tokenstats import Sharing, SplitModel, forward_batches, table
 
 SENT = (*KEY, "prompt_tokens", "tokens")
 
@@ -74,7 +74,7 @@ class Spread:
 
     def __init__(self, pool: Pool, role: str, policy: Policy, *, stays: bool) -> None:
         self.pool, self.role, self._policy = pool, role, policy
-        self.shares_prompts = False
+        self.sharing = Sharing(packs=False)
         self._held = ""
         self._stays = stays
         if stays:
@@ -92,7 +92,7 @@ class Spread:
     def __call__(self) -> Spread:
         """The model, once an actor holds it."""
         if not self._stays or self._held != self._policy.digest:
-            self.shares_prompts = self.pool.prepare(self.order, str(self._policy.directory))
+            self.sharing = self.pool.prepare(self.order, str(self._policy.directory))
             self._held = self._policy.digest
         return self
 
@@ -171,8 +171,8 @@ class Worker:
         self._split: SplitModel | None = None
         self._held: tuple[str, str] | None = None
 
-    def __call__(self, order: Mapping[str, Any], rows: pa.Table | None) -> pa.Table | bool:
-        """The columns that are made for the rows; without rows, whether the model shares prompts."""
+    def __call__(self, order: Mapping[str, Any], rows: pa.Table | None) -> pa.Table | Sharing:
+        """The columns that are made for the rows; without rows, how they share passes of the model."""
         from entropyctl.policy.scorer import loader
 
         wanted = (order["role"], order["policy"]["digest"])
@@ -181,6 +181,6 @@ class Worker:
             self._split = loader(order["role"], policy_of(order["policy"]), self._dtype, self._device)()
             self._held = wanted
         if rows is None:
-            return self._split.shares_prompts
+            return self._split.sharing
         made = getattr(table, order["add"])(rows, self._split, token_budget=None, **order["settings"])
         return made.drop_columns(rows.column_names)

@@ -1,8 +1,7 @@
 """From hidden states to log p, H, S*, E[S] and sum p^2 of each token, without holding the logits of all tokens."""
 
-from entropyctl.tokenstats.batches import token_batches
+from entropyctl.tokenstats.batches import Sharing, forward_batches, token_batches
 from entropyctl.tokenstats.forward import (
-    forward_batches,
     response_hidden,
     score_sequences,
     token_values,
@@ -19,6 +18,7 @@ from entropyctl.tokenstats.statistics import (
 
 __all__ = [
     "Head",
+    "Sharing",
     "SplitModel",
     "block_statistics",
     "forward_batches",

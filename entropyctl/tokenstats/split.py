@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from entropyctl.errors import EngineError
+from entropyctl.tokenstats.attention import Packing, install
+from entropyctl.tokenstats.batches import Sharing
 from entropyctl.tokenstats.head import Head, tile_logits
+from entropyctl.tokenstats.layout import packed
 
 
 def _here(forward: Callable[[], Any]) -> Any:
@@ -25,7 +28,7 @@ class SplitModel:
         model: the whole.
         body: ids to last hidden states.
         head: hidden states to logits, with whatever the model does to them.
-        shares_prompts: whether a prompt's keys and values, computed once, serve all of its responses.
+        sharing: how sequences may share a forward pass.
         within: runs a forward pass, body and head, where the weights are; those of a model that is spread over
             processes are gathered for it, and are nowhere else.
     """
@@ -33,7 +36,7 @@ class SplitModel:
     model: Any
     body: Any
     head: Head
-    shares_prompts: bool
+    sharing: Sharing
     within: Callable[[Callable[[], Any]], Any] = _here
 
     @property
@@ -44,13 +47,14 @@ class SplitModel:
 
 
 def split_model(model: Any) -> SplitModel:
-    """Take a model apart, and prove on a short sequence that the parts do what the whole does.
+    """Take a model apart, and prove on short sequences that the parts do what the whole does.
 
     Heads differ in what follows the matrix product: Gemma caps logits by a tanh, Cohere multiplies and Granite
-    divides them. A model whose head does something else is refused.
+    divides them. A model whose head does something else is refused. One whose attention lets packed sequences see one
+    another, or cannot be exchanged for ours, gets padded rows.
 
     Args:
-        model: a transformers causal language model.
+        model: a transformers causal language model; its attention becomes ours.
 
     Raises:
         EngineError: the head is not understood.
@@ -62,15 +66,14 @@ def split_model(model: Any) -> SplitModel:
     scale = getattr(config, "logit_scale", None) or 1.0
     if divisor := getattr(config, "logits_scaling", None):
         scale = scale / divisor
-
-    return _proved(SplitModel(model, model.base_model, Head(linear, scale, cap), shares_prompts=False))
+    return _proved(model, Head(linear, scale, cap))
 
 
 def split_critic(model: Any) -> SplitModel:
     """The same for a critic, whose head gives one number for each position.
 
     Args:
-        model: a transformers token classifier with one label.
+        model: a transformers token classifier with one label; its attention becomes ours.
 
     Raises:
         EngineError: the head is not understood, or a position sees what follows it.
@@ -79,66 +82,83 @@ def split_critic(model: Any) -> SplitModel:
     heads = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m not in inside and m.out_features == 1]
     if len(heads) != 1:
         raise EngineError(f"{type(model).__name__}: has {len(heads)} value heads and needs one; report it")
-    split = _proved(SplitModel(model, model.base_model, Head(heads[0]), shares_prompts=False))
+    split = _proved(model, Head(heads[0]))
     if _sees_ahead(split):
         raise EngineError(f"{type(model).__name__}: a position sees what follows it; make the critic of a causal model")
     return split
 
 
-def _proved(split: SplitModel) -> SplitModel:
-    model = split.model
-    error = _head_error(split)
-    if error > _tolerance(model):
+@torch.no_grad()
+def _proved(model: Any, head: Head) -> SplitModel:
+    exchanged = install(model)
+    split = SplitModel(model, model.base_model, head, Sharing(packs=False, alone_beyond=_longest_alike(model)))
+    rows = _probe(split)
+    hidden_BTD = split.body(input_ids=rows, use_cache=False).last_hidden_state
+    whole = model(input_ids=rows, use_cache=False).logits.flatten(0, 1)
+    apart = tile_logits(hidden_BTD.flatten(0, 1), head.weights, 0, head.weights.weight.shape[0])
+    if (error := _difference(apart, whole)) > _tolerance(model):
         kind = type(model).__name__
         raise EngineError(f"{kind}: its output layer is not understood (logits differ by {error:.2g}); report it")
-    return SplitModel(model, split.body, split.head, shares_prompts=_can_share(split, model.config.get_text_config()))
+    if not exchanged or not _packs(split, rows, hidden_BTD):
+        return split
+    return replace(split, sharing=split.sharing._replace(packs=True))
+
+
+def _probe(split: SplitModel) -> Tensor:
+    """Three short texts, two of which begin alike."""
+    size = split.model.get_input_embeddings().weight.shape[0]
+    rows = (torch.arange(18, device=split.device) * 7919 % size).reshape(3, 6)
+    rows[1, :3] = rows[0, :3]
+    return rows
+
+
+def _difference(found: Tensor, wanted: Tensor) -> float:
+    wanted = wanted.float()
+    return ((found.float() - wanted).abs().max() / wanted.abs().max().clamp(min=1.0)).item()
 
 
 def _tolerance(model: Any) -> float:
     return 1e-4 if next(model.parameters()).dtype == torch.float32 else 0.1
 
 
-def _probe(split: SplitModel, shape: tuple[int, int]) -> Tensor:
-    size = split.model.get_input_embeddings().weight.shape[0]
-    return (torch.arange(shape[0] * shape[1], device=split.device) * 7919 % size).reshape(shape)
+def _packs(split: SplitModel, rows: Tensor, hidden_BTD: Tensor) -> bool:
+    """Whether texts packed into a row, of which two share a prompt, come out as apart.
+
+    Layers that look back through a window must say so to the attention, since no short text would show it.
+    """
+    inputs, at = packed([(row[:3], row[3:]) for row in rows.tolist()], split.device)
+    try:
+        found_BTD = split.body(use_cache=False, **inputs).last_hidden_state
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        return False  # it takes no positions, or attention of another kind
+    packing: Packing = inputs["packing"]
+    alike = _difference(found_BTD.flatten(0, 1)[at], hidden_BTD[:, 2:5].flatten(0, 1)) < _tolerance(split.model)
+    return alike and _windows_are_told(packing.windows, split.model.config.get_text_config())
 
 
-@torch.no_grad()
-def _head_error(split: SplitModel) -> float:
-    ids = _probe(split, (1, 5))
-    whole = split.model(input_ids=ids, use_cache=False).logits.float()
-    hidden_ND = split.body(input_ids=ids, use_cache=False).last_hidden_state[0]
-    weights = split.head.weights
-    apart = tile_logits(hidden_ND, weights, 0, weights.weight.shape[0])
-    return ((whole - apart).abs().max() / whole.abs().max().clamp(min=1.0)).item()
+def _windows_are_told(windows: list[int | None], config: Any) -> bool:
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    if kinds is None:
+        return all(told == window for told in windows)
+    known = {"full_attention": None, "sliding_attention": window}
+    return set(kinds) <= known.keys() and windows == [known[kind] for kind in kinds]
+
+
+def _longest_alike(model: Any) -> int | None:
+    """Of how many tokens a text may be without changing the rotations of others in its pass."""
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return None
+    found: int | None = rope.get("original_max_position_embeddings") or config.original_max_position_embeddings
+    return found
 
 
 @torch.no_grad()
 def _sees_ahead(split: SplitModel) -> bool:
     """Whether the first positions' hidden states depend on the last token."""
-    rows = _probe(split, (2, 6))
+    rows = _probe(split)[:2]
     rows[1, :5] = rows[0, :5]
-    hidden = split.body(input_ids=rows, use_cache=False).last_hidden_state[:, :5].float()
-    return bool((hidden[0] - hidden[1]).abs().max() > _tolerance(split.model) * hidden.abs().max().clamp(min=1.0))
-
-
-@torch.no_grad()
-def _can_share(split: SplitModel, config: Any) -> bool:
-    """Whether a cached prompt gives the same hidden states; tried on two responses.
-
-    Layers that look back through a window crop their cache, which no short trial would show: never shared.
-    """
-    kinds = getattr(config, "layer_types", None)
-    if any(kind != "full_attention" for kind in kinds or []) or (not kinds and getattr(config, "sliding_window", None)):
-        return False
-    rows = _probe(split, (2, 6))
-    rows[:, :3] = rows[0, :3]
-    whole = split.body(input_ids=rows, use_cache=False).last_hidden_state[:, 3:].float()
-    try:
-        cache = split.body(input_ids=rows[:1, :3], use_cache=True).past_key_values
-        cache.batch_repeat_interleave(2)
-        out = split.body(input_ids=rows[:, 3:], past_key_values=cache, use_cache=True)
-    except (AttributeError, TypeError, ValueError, RuntimeError):
-        return False  # no cache, or one of another kind
-    error = (out.last_hidden_state.float() - whole).abs().max() / whole.abs().max().clamp(min=1.0)
-    return bool(error < _tolerance(split.model))
+    hidden_BTD = split.body(input_ids=rows, use_cache=False).last_hidden_state[:, :5]
+    return _difference(hidden_BTD[0], hidden_BTD[1]) > _tolerance(split.model)

@@ -74,8 +74,7 @@ def _sharded(split: SplitModel, team: Team) -> SplitModel:
     if hasattr(root, "set_reduce_scatter_unused_params"):  # since torch 2.13
         # An expert that no token of this process came to has no gradient here, and perhaps one elsewhere.
         root.set_reduce_scatter_unused_params(True)
-    # A prompt that is computed once takes two passes through the layers, which the others would have to make too.
-    return replace(split, shares_prompts=False, within=partial(_within, root))
+    return replace(split, within=partial(_within, root))
 
 
 def _blocks(module: torch.nn.Module) -> list[torch.nn.Module]:

@@ -28,4 +28,6 @@ some python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "n
 some python -m pytest -m deadline "$@"
 if [ -n "${VLLM_PYTHON:-}" ]; then
   some "$VLLM_PYTHON" -m pytest tests/test_vllm*.py "$@"
+  # vLLM brings Triton, a gigabyte that the other environment does without.
+  some env TRITON_INTERPRET=1 "$VLLM_PYTHON" -m pytest tests/test_triton.py "$@"
 fi

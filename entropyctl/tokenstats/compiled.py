@@ -33,7 +33,7 @@ COMPILE_SECONDS = 60
 
 
 class Kernels(NamedTuple):
-    """The two passes over a tile of float32 logits on a CPU; arguments as in `sums`."""
+    """The two passes over a tile of float32 logits; arguments as in `sums`."""
 
     fold: Callable[[Tensor, Tensor, float, Sums], None]
     pull: Callable[[Tensor, Tensor, float, Pull], None]
@@ -49,7 +49,7 @@ def kernels() -> Kernels:
         library = _load(_build())
     except (OSError, subprocess.SubprocessError, AttributeError):
         return EAGER
-    return library if _agree(library) else EAGER
+    return library if agree(library, torch.device("cpu")) else EAGER
 
 
 def _build() -> Path:
@@ -121,19 +121,19 @@ def _load(path: Path) -> Kernels:
     return Kernels(fold, pull)
 
 
-def _agree(found: Kernels) -> bool:
-    """Whether compiled passes compute what torch's do, on tiles with every kind of number."""
-    x_NV = torch.linspace(-60, 60, 4 * 1001).reshape(1001, 4).T.contiguous()
+def agree(found: Kernels, device: torch.device) -> bool:
+    """Whether compiled passes compute what torch's do on that device, on tiles with every kind of number."""
+    x_NV = torch.linspace(-60, 60, 4 * 1001, device=device).reshape(1001, 4).T.contiguous()
     x_NV[1, ::3] = -torch.inf
     x_NV[2, 5] = torch.nan
-    token_N = torch.tensor([1000, 2, 7, -1])
+    token_N = torch.tensor([1000, 2, 7, -1], device=device)
     results = []
     for kernel in (EAGER, found):
         sums = eager.new_sums(4, x_NV.device)
         for part, start in ((x_NV[:, :500], 0), (x_NV[:, 500:], 500)):
             kernel.fold(part.clone(), token_N - start, 0.8, sums)
         found_N = eager.statistics(sums, 0.8)
-        weights_N = torch.linspace(-1, 2, 4)
+        weights_N = torch.linspace(-1, 2, 4, device=device)
         given = Pull(sums.top, sums.sums[:, 0].log().float(), found_N.entropies, weights_N, weights_N.flip(0))
         pulled = x_NV.clone()
         kernel.pull(pulled, token_N, 0.8, given)

@@ -91,7 +91,7 @@ def through_cap(gradient_NV: Tensor, logits_NV: Tensor | None, weights: Weights)
 def product(first: Tensor, second: Tensor, out: Tensor | None = None) -> Tensor:
     """A matrix product in float32: of 16-bit numbers where the device multiplies them so, else of float32 ones."""
     shape = (first.shape[0], second.shape[1])
-    if first.is_cuda and first.dtype != torch.float32:
-        return torch.mm(first, second.to(first.dtype), out_dtype=torch.float32)
     place = None if out is None else out.view(-1)[: shape[0] * shape[1]].view(shape)
+    if first.is_cuda and first.dtype != torch.float32:
+        return torch.mm(first, second.to(first.dtype), out_dtype=torch.float32, out=place)
     return torch.mm(first.float(), second.float(), out=place)

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,9 +16,16 @@ from entropyctl.tokenstats.head import Head, Weights, product, through_cap, tile
 from entropyctl.tokenstats.sums import BlockStatistics, Pull, Sums, new_sums, rows_of, statistics
 from entropyctl.tokenstats.threads import in_threads
 
-# A tile of float32 logits is 2 MB, which stays in a core's cache; elsewhere more columns make a launch worth it.
-TOKENS_PER_TILE = 512
-COLUMNS_ON_CPU, COLUMNS_ELSEWHERE = 1024, 8192
+
+class Tile(NamedTuple):
+    """How many logits are looked at together."""
+
+    tokens: int
+    columns: int
+
+
+# 2 MB of float32 logits stay in a core's cache, 32 MB in a GPU's.
+TILE_ON_CPU, TILE_ELSEWHERE = Tile(512, 1024), Tile(2048, 4096)
 
 
 def block_statistics(logits_NV: Tensor, tokens_N: Tensor, temperature: float = 1.0) -> BlockStatistics:
@@ -30,7 +38,7 @@ def block_statistics(logits_NV: Tensor, tokens_N: Tensor, temperature: float = 1
     """
     beta, fold = 1.0 / temperature, _kernels(logits_NV.device).fold
     sums = new_sums(len(tokens_N), logits_NV.device)
-    columns = _columns(logits_NV.device)
+    columns = _tile(logits_NV.device).columns
     for left in range(0, logits_NV.shape[1], columns):
         tile_NV = logits_NV[:, left : left + columns]
         fold(tile_NV.to(torch.float32, copy=True), tokens_N - left, beta, sums)
@@ -99,12 +107,19 @@ class _Statistics(torch.autograd.Function):
         return (*grads, None, None, None, None)
 
 
-def _columns(device: torch.device) -> int:
-    return COLUMNS_ON_CPU if device.type == "cpu" else COLUMNS_ELSEWHERE
+def _tile(device: torch.device) -> Tile:
+    return TILE_ON_CPU if device.type == "cpu" else TILE_ELSEWHERE
 
 
 def _kernels(device: torch.device) -> Kernels:
-    return kernels() if device.type == "cpu" else EAGER
+    """The passes over a tile: compiled on a CPU, Triton's on a GPU, torch's where there is neither."""
+    if device.type == "cpu":
+        return kernels()
+    if device.type == "cuda" and find_spec("triton") is not None:
+        from entropyctl.tokenstats import gpu
+
+        return gpu.kernels(device)
+    return EAGER
 
 
 def vocabulary_sums(hidden_ND: Tensor, weights: Weights, tokens_N: Tensor, beta: float) -> Sums:
@@ -118,18 +133,18 @@ def vocabulary_sums(hidden_ND: Tensor, weights: Weights, tokens_N: Tensor, beta:
     """
     device, fold = hidden_ND.device, _kernels(hidden_ND.device).fold
     count, vocabulary = len(tokens_N), weights.weight.shape[0]
-    columns = _columns(device)
-    # At least a piece for each thread, where there are as many tokens.
-    size = max(min(TOKENS_PER_TILE, -(-count // torch.get_num_threads())), 1)
+    tokens, columns = _tile(device)
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    size = max(min(tokens, -(-count // threads)), 1)  # at least a piece for each thread, where there are as many tokens
     sums = new_sums(count, device)
 
     def piece(number: int) -> None:
         start, end = number * size, min((number + 1) * size, count)
-        own, hidden, tokens = rows_of(sums, start, end), hidden_ND[start:end], tokens_N[start:end]
+        own, hidden, chosen = rows_of(sums, start, end), hidden_ND[start:end], tokens_N[start:end]
         tile = torch.empty(size * columns, device=device)
         for left in range(0, vocabulary, columns):
             logits_NV = tile_logits(hidden, weights, left, min(left + columns, vocabulary), tile)
-            fold(logits_NV, tokens - left, beta, own)
+            fold(logits_NV, chosen - left, beta, own)
 
     in_threads(piece, -(-count // size), device)
     return sums
@@ -150,7 +165,7 @@ def vocabulary_gradients(
     """
     device, pull = hidden_ND.device, _kernels(hidden_ND.device).pull
     count, vocabulary = len(tokens_N), weights.weight.shape[0]
-    columns = _columns(device)
+    tokens, columns = _tile(device)
     pieces = min(torch.get_num_threads(), -(-vocabulary // columns)) if device.type == "cpu" else 1
     # A piece is a part of the vocabulary, so that no two write to the same rows of the weight's gradient.
     by_hidden = [torch.zeros_like(hidden_ND, dtype=torch.float32) for _ in range(pieces if needs[0] else 0)]
@@ -158,11 +173,11 @@ def vocabulary_gradients(
     by_bias = torch.zeros(vocabulary, device=device) if needs[2] and weights.bias is not None else None
 
     def piece(number: int) -> None:
-        tile = torch.empty(TOKENS_PER_TILE * columns, device=device)
+        tile = torch.empty(tokens * columns, device=device)
         for left in range(number * columns, vocabulary, pieces * columns):
             right = min(left + columns, vocabulary)
-            for start in range(0, count, TOKENS_PER_TILE):
-                rows = slice(start, min(start + TOKENS_PER_TILE, count))
+            for start in range(0, count, tokens):
+                rows = slice(start, min(start + tokens, count))
                 hidden = hidden_ND[rows]
                 gradient_NV = tile_logits(hidden, weights, left, right, tile)
                 logits_NV = gradient_NV.clone() if weights.cap else None

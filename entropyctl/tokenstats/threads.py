@@ -20,7 +20,7 @@ def in_threads(work: Callable[[int], None], pieces: int, device: torch.device) -
         device: where it computes.
     """
     threads = min(torch.get_num_threads(), pieces) if device.type == "cpu" else 1
-    if threads == 1:
+    if threads <= 1:
         for piece in range(pieces):
             work(piece)
         return

@@ -1,0 +1,122 @@
+"""The two passes over a tile on a GPU, written in Triton; the formulas stand in sums.py.
+
+A tile of float32 logits comes from the vendor's matrix product and fits the L2 cache, out of which these read it. A
+program has a row. Its terms are float32 and summed as a tree over a block of columns; sums and maximum go from block to
+block in float64, as on a CPU, and are scaled anew only where a block brings a larger logit, which few do.
+"""
+
+# mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from entropyctl.tokenstats import sums as eager
+from entropyctl.tokenstats.compiled import EAGER, Kernels, agree
+from entropyctl.tokenstats.sums import Pull, Sums
+
+LOWEST: Any = tl.constexpr(eager.LOWEST)
+FARTHEST: Any = tl.constexpr(eager.FARTHEST)
+WIDEST = 8192  # columns up to which the width of a tile chooses the settings
+
+# (columns of a block, warps); the fastest is found at the first tile of each power of two of columns.
+SETTINGS = ((1024, 4), (2048, 4), (2048, 8), (4096, 8))
+OPTIONS = {"enable_fp_fusion": True}  # a product and a sum may be rounded once
+_CONFIGS = [triton.Config({"BLOCK": block}, num_warps=warps) for block, warps in SETTINGS]
+if triton.knobs.runtime.interpret:
+    _CONFIGS = _CONFIGS[:1]  # nothing to time without a GPU
+
+
+@triton.autotune(_CONFIGS, key=["size"], restore_value=["top", "sums", "target"])
+@triton.jit
+def _fold(x, width, stride, token, beta, top, sums, target, size, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    x += row * stride
+    at = tl.load(token + row)
+    if (at >= 0) & (at < width):
+        tl.store(target + row, tl.load(x + at).to(tl.float64))
+    m, sums = tl.load(top + row), sums + 4 * row
+    s0, s1, t0, t1 = tl.load(sums), tl.load(sums + 1), tl.load(sums + 2), tl.load(sums + 3)
+    for start in range(0, width, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        x_V = tl.load(x + column, mask=column < width, other=-float("inf"))
+        largest = tl.max(x_V, 0).to(tl.float64)
+        if largest > m:
+            c = (m - largest) * beta
+            r = tl.exp(c)
+            c = tl.maximum(c, FARTHEST)
+            s1 = r * (s1 + c * s0)
+            s0 = r * s0
+            t1 = r * r * (t1 + c * t0)
+            t0 = r * r * t0
+            m = largest
+        d_V = (x_V - m.to(tl.float32)) * beta
+        d_V = tl.where(d_V <= LOWEST, LOWEST, d_V)  # so, not as a maximum, a NaN stays one
+        e_V = tl.where(d_V <= LOWEST, 0.0, tl.exp(d_V))
+        de_V = d_V * e_V
+        s0 += tl.sum(e_V, 0)
+        s1 += tl.sum(de_V, 0)
+        t0 += tl.sum(e_V * e_V, 0)
+        t1 += tl.sum(de_V * e_V, 0)
+    tl.store(top + row, m)
+    tl.store(sums, s0)
+    tl.store(sums + 1, s1)
+    tl.store(sums + 2, t0)
+    tl.store(sums + 3, t1)
+
+
+@triton.autotune(_CONFIGS, key=["size"], restore_value=["x"])
+@triton.jit
+def _pull(x, width, stride, token, beta, top, log_z, entropy, by_logprob, by_entropy, size, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    place = x + row * stride + column
+    by_log_p, by_h = tl.load(by_logprob + row), tl.load(by_entropy + row)
+    x_V = tl.load(place, mask=column < width, other=-float("inf"))
+    log_p_V = (x_V - tl.load(top + row).to(tl.float32)) * beta - tl.load(log_z + row)
+    log_p_V = tl.where(log_p_V <= LOWEST, LOWEST, log_p_V)
+    p_V = tl.where(log_p_V <= LOWEST, 0.0, tl.exp(log_p_V))
+    found_V = -beta * p_V * (by_log_p + by_h * (tl.load(entropy + row) + log_p_V))
+    found_V += tl.where(column == tl.load(token + row), beta * by_log_p, 0.0)
+    tl.store(place, found_V, mask=column < width)
+
+
+def fold(x_NV: Tensor, token_N: Tensor, beta: float, sums: Sums) -> None:
+    """As `sums.fold`, but that it leaves the logits as they are."""
+    rows, width = x_NV.shape
+    if not rows or not width:
+        return
+    with torch.cuda.device_of(x_NV):
+        _fold[(rows,)](x_NV, width, x_NV.stride(0), token_N, beta, *sums, _size(width), **OPTIONS)
+
+
+def pull(x_NV: Tensor, token_N: Tensor, beta: float, given: Pull) -> None:
+    """As `sums.pull`."""
+    rows, width = x_NV.shape
+    if not rows or not width:
+        return
+
+    def grid(chosen: dict[str, Any]) -> tuple[int, int]:
+        return rows, triton.cdiv(width, chosen["BLOCK"])
+
+    with torch.cuda.device_of(x_NV):
+        _pull[grid](x_NV, width, x_NV.stride(0), token_N, beta, *given, _size(width), **OPTIONS)
+
+
+def _size(width: int) -> int:
+    return min(triton.next_power_of_2(width), WIDEST)
+
+
+@cache
+def kernels(device: torch.device) -> Kernels:
+    """The passes for a device: these, or those of torch where Triton does not serve it or computes something else."""
+    found = Kernels(fold, pull)
+    try:
+        return found if agree(found, device) else EAGER
+    except Exception:  # whatever a driver, an assembler or a compiler for a strange device may raise
+        return EAGER

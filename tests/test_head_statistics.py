@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from entropyctl.dynamics import token_statistics
-from entropyctl.tokenstats import Head, compiled, head_statistics, statistics, token_logprobs_and_entropies
+from entropyctl.tokenstats import (
+    Head,
+    compiled,
+    head_statistics,
+    head_statistics_and_top,
+    statistics,
+    token_logprobs_and_entropies,
+)
 from entropyctl.tokenstats.sums import Sums, fold, merge, new_sums
 from entropyctl.tokenstats.sums import statistics as finish
 
@@ -126,6 +133,34 @@ def test_numbers_that_are_none_stay_none(passes: str, bad: float) -> None:
         head.linear.bias[2000] = bad
     found = head_statistics(torch.ones(2, 4), head, torch.tensor([3, 7]), 1.0)
     assert all(torch.isnan(one).all() for one in found)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("k", [1, 5, 1100])
+def test_the_likeliest_tokens_are_those_of_all_logits(passes: str, kind: str, k: int) -> None:
+    head = make_head(2500, 32, **HEADS[kind])
+    hidden = 6 * torch.randn(40, 32, generator=torch.Generator().manual_seed(2))
+    tokens = torch.arange(40) * 61
+    found, top = head_statistics_and_top(hidden, head, tokens, 0.7, k)
+    log_p = torch.log_softmax(logits64(hidden, head) / 0.7, dim=1)
+    truth = torch.topk(log_p, k)
+    assert (torch.gather(log_p, 1, top.tokens) - truth.values).abs().max() < 1e-5  # float32 may swap neighbours
+    assert (top.tokens[:, :1] == truth.indices[:, :1]).all()
+    assert all(len(set(row)) == k for row in top.tokens.tolist())
+    torch.testing.assert_close(top.logprobs, truth.values.float(), atol=2e-5, rtol=0)
+    for one, other in zip(found, head_statistics(hidden, head, tokens, 0.7), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_of_equal_logits_the_lower_token_is_the_likelier(passes: str) -> None:
+    head = make_head(3000, 2, bias=True)
+    with torch.no_grad():
+        head.linear.weight.zero_()
+        head.linear.bias.fill_(-torch.inf)
+        head.linear.bias[[2999, 1024, 1023, 7]] = torch.tensor([0.0, -0.0, 1.0, 0.0])
+    top = head_statistics_and_top(torch.ones(3, 2), head, torch.tensor([7, 7, 7]), 1.0, 6)[1]
+    assert top.tokens.tolist() == [[1023, 7, 1024, 2999, 0, 1]] * 3
+    assert torch.isneginf(top.logprobs[:, 4:]).all() and torch.isfinite(top.logprobs[:, :4]).all()
 
 
 ROWS = st.lists(st.floats(-60, 60, width=32) | st.just(-np.inf), min_size=2, max_size=9)

@@ -12,6 +12,7 @@ from entropyctl.tokenstats.split import SplitModel, split_critic, split_model
 from entropyctl.tokenstats.statistics import (
     block_statistics,
     head_statistics,
+    head_statistics_and_top,
     token_logprobs,
     token_logprobs_and_entropies,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "block_statistics",
     "forward_batches",
     "head_statistics",
+    "head_statistics_and_top",
     "response_hidden",
     "score_sequences",
     "split_critic",

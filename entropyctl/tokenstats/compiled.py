@@ -33,10 +33,11 @@ COMPILE_SECONDS = 60
 
 
 class Kernels(NamedTuple):
-    """The two passes over a tile of float32 logits; arguments as in `sums`."""
+    """The passes over a tile of float32 logits; arguments as in `sums`."""
 
     fold: Callable[[Tensor, Tensor, float, Sums], None]
     pull: Callable[[Tensor, Tensor, float, Pull], None]
+    rank: Callable[[Tensor, int, Tensor], None] = eager.rank
 
 
 EAGER = Kernels(eager.fold, eager.pull)
@@ -101,7 +102,8 @@ def _load(path: Path) -> Kernels:
     tile = [pointer, count, count, count, pointer, number]
     library.fold.argtypes = [*tile, *[pointer] * 3]
     library.pull.argtypes = [*tile, *[pointer] * 5]
-    library.fold.restype = library.pull.restype = None
+    library.rank.argtypes = [pointer, *[count] * 4, pointer, count]
+    library.fold.restype = library.pull.restype = library.rank.restype = None
 
     def call(
         function: Callable[..., None], x_NV: Tensor, token_N: Tensor, beta: float, more: tuple[Tensor, ...]
@@ -118,7 +120,12 @@ def _load(path: Path) -> Kernels:
     def pull(x_NV: Tensor, token_N: Tensor, beta: float, given: Pull) -> None:
         call(library.pull, x_NV, token_N, beta, given)
 
-    return Kernels(fold, pull)
+    def rank(x_NV: Tensor, left: int, keys_NK: Tensor) -> None:
+        assert x_NV.stride(1) == 1 and keys_NK.is_contiguous()
+        rows, width = x_NV.shape
+        library.rank(x_NV.data_ptr(), rows, width, x_NV.stride(0), left, keys_NK.data_ptr(), keys_NK.shape[1])
+
+    return Kernels(fold, pull, rank)
 
 
 def agree(found: Kernels, device: torch.device) -> bool:
@@ -129,13 +136,14 @@ def agree(found: Kernels, device: torch.device) -> bool:
     token_N = torch.tensor([1000, 2, 7, -1], device=device)
     results = []
     for kernel in (EAGER, found):
-        sums = eager.new_sums(4, x_NV.device)
+        sums, keys_NK = eager.new_sums(4, device), eager.no_keys(4, 3, device)
         for part, start in ((x_NV[:, :500], 0), (x_NV[:, 500:], 500)):
+            kernel.rank(part, start, keys_NK)
             kernel.fold(part.clone(), token_N - start, 0.8, sums)
         found_N = eager.statistics(sums, 0.8)
         weights_N = torch.linspace(-1, 2, 4, device=device)
         given = Pull(sums.top, sums.sums[:, 0].log().float(), found_N.entropies, weights_N, weights_N.flip(0))
         pulled = x_NV.clone()
         kernel.pull(pulled, token_N, 0.8, given)
-        results.append((*found_N, pulled))
+        results.append((*found_N, pulled, keys_NK))
     return all(torch.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True) for a, b in zip(*results, strict=True))

@@ -1,12 +1,14 @@
-/* One pass over a tile of logits, forward and backward. The formulas stand in sums.py; this is their fast form.
+/* The passes over a tile of logits: forward, backward and the largest. The formulas stand in sums.py; this is their fast form.
 
    Plain C: the compiler of the machine makes it fit the machine's vector units. Terms of d <= LOWEST count as 0, as there;
    comparisons are written so that a NaN stays one. */
 
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 #define LOWEST -43.0f
+#define SPAN 256
 
 /* e^d for LOWEST <= d <= 0, within 1 unit in the last place: 2^n by its bits, and e^f for |f| <= ln 2 / 2 by a
    polynomial (the coefficients are those of Cephes). */
@@ -23,6 +25,19 @@ static inline float exponential(float d)
     p = fmaf(p, f * f, f) + 1.0f;
     union { int32_t bits; float value; } power = { .bits = ((int32_t)n + 127) << 23 };
     return p * power.value;
+}
+
+static inline int64_t key_of(float x, int64_t column)
+{
+    union { float value; int32_t bits; } one = { .value = x + 0.0f };
+    return (int64_t)(one.bits ^ ((one.bits >> 31) & 0x7fffffff)) * ((int64_t)1 << 32) + (0xffffffff - column);
+}
+
+static inline float logit_of(int64_t key)
+{
+    int32_t bits = (int32_t)(key >> 32);
+    union { int32_t bits; float value; } one = { .bits = bits ^ ((bits >> 31) & 0x7fffffff) };
+    return one.value;
 }
 
 /* Take a tile x[rows, width] into each row's maximum, its sums s0 s1 t0 t1 and its token's logit.
@@ -61,6 +76,28 @@ void fold(const float *x, int64_t rows, int64_t width, int64_t stride, const int
         sums[1] += s1;
         sums[2] += t0;
         sums[3] += t1;
+    }
+}
+
+/* Take a tile, whose first column is left, into each row's k largest keys, descending; what a key is stands in sums.py. */
+void rank(const float *x, int64_t rows, int64_t width, int64_t stride, int64_t left, int64_t *keys, int64_t k)
+{
+    for (int64_t i = 0; i < rows; i++, x += stride, keys += k) {
+        for (int64_t from = 0; from < width; from += SPAN) {
+            int64_t to = from + SPAN < width ? from + SPAN : width;
+            /* Most spans have nothing above the last key: seen without a look at each. */
+            float floor = logit_of(keys[k - 1]);
+            int any = 0;
+            #pragma omp simd reduction(| : any)
+            for (int64_t j = from; j < to; j++) any |= !(x[j] < floor);
+            for (int64_t j = from; any && j < to; j++) {
+                int64_t key = key_of(x[j], left + j), place = k;
+                if (key <= keys[k - 1]) continue;
+                while (place > 0 && keys[place - 1] < key) place--;
+                memmove(keys + place + 1, keys + place, (size_t)(k - 1 - place) * sizeof *keys);
+                keys[place] = key;
+            }
+        }
     }
 }
 

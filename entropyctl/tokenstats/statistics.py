@@ -13,7 +13,7 @@ from torch import Tensor
 
 from entropyctl.tokenstats.compiled import EAGER, Kernels, kernels
 from entropyctl.tokenstats.head import Head, Weights, product, through_cap, tile_logits
-from entropyctl.tokenstats.sums import BlockStatistics, Pull, Sums, new_sums, rows_of, statistics
+from entropyctl.tokenstats.sums import BlockStatistics, Pull, Sums, Top, new_sums, no_keys, rows_of, statistics, top
 from entropyctl.tokenstats.threads import in_threads
 
 
@@ -57,6 +57,26 @@ def head_statistics(hidden_ND: Tensor, head: Head, tokens_N: Tensor, temperature
     with torch.no_grad():
         beta = 1.0 / temperature
         return statistics(vocabulary_sums(hidden_ND, head.weights, tokens_N, beta), beta)
+
+
+def head_statistics_and_top(
+    hidden_ND: Tensor, head: Head, tokens_N: Tensor, temperature: float, k: int
+) -> tuple[BlockStatistics, Top]:
+    """The five statistics, and in the same pass the `k` likeliest tokens with their log p; the first is the arg-max.
+
+    Args:
+        hidden_ND: last hidden states at the positions that predict the tokens.
+        head: the model's output layer.
+        tokens_N: int64.
+        temperature: of the sampling.
+        k: how many; at most the vocabulary.
+    """
+    with torch.no_grad():
+        beta, weights = 1.0 / temperature, head.weights
+        assert 1 <= k <= weights.weight.shape[0]
+        keys_NK = no_keys(len(tokens_N), k, hidden_ND.device)
+        sums = vocabulary_sums(hidden_ND, weights, tokens_N, beta, keys_NK)
+        return statistics(sums, beta), top(keys_NK, sums, beta)
 
 
 def token_logprobs(hidden_ND: Tensor, head: Head, tokens_N: Tensor, temperature: float) -> Tensor:
@@ -122,7 +142,9 @@ def _kernels(device: torch.device) -> Kernels:
     return EAGER
 
 
-def vocabulary_sums(hidden_ND: Tensor, weights: Weights, tokens_N: Tensor, beta: float) -> Sums:
+def vocabulary_sums(
+    hidden_ND: Tensor, weights: Weights, tokens_N: Tensor, beta: float, keys_NK: Tensor | None = None
+) -> Sums:
     """The sums of tokens over all of the vocabulary, or over the part of it that the weights are of.
 
     Args:
@@ -130,8 +152,9 @@ def vocabulary_sums(hidden_ND: Tensor, weights: Weights, tokens_N: Tensor, beta:
         weights: of the output layer.
         tokens_N: int64, relative to the weights' first row.
         beta: 1 / temperature.
+        keys_NK: of the largest logits, where these are asked for; is changed.
     """
-    device, fold = hidden_ND.device, _kernels(hidden_ND.device).fold
+    device, passes = hidden_ND.device, _kernels(hidden_ND.device)
     count, vocabulary = len(tokens_N), weights.weight.shape[0]
     tokens, columns = _tile(device)
     threads = torch.get_num_threads() if device.type == "cpu" else 1
@@ -144,7 +167,9 @@ def vocabulary_sums(hidden_ND: Tensor, weights: Weights, tokens_N: Tensor, beta:
         tile = torch.empty(size * columns, device=device)
         for left in range(0, vocabulary, columns):
             logits_NV = tile_logits(hidden, weights, left, min(left + columns, vocabulary), tile)
-            fold(logits_NV, chosen - left, beta, own)
+            if keys_NK is not None:
+                passes.rank(logits_NV, left, keys_NK[start:end])
+            passes.fold(logits_NV, chosen - left, beta, own)
 
     in_threads(piece, -(-count // size), device)
     return sums

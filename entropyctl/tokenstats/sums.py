@@ -50,6 +50,18 @@ class Sums(NamedTuple):
     target: Tensor
 
 
+class Top(NamedTuple):
+    """The `K` likeliest tokens at `N` positions, likeliest first; of equal ones the lower token comes first.
+
+    Attributes:
+        tokens: `[N, K]` int64.
+        logprobs: `[N, K]` float32, their log p.
+    """
+
+    tokens: Tensor
+    logprobs: Tensor
+
+
 class Pull(NamedTuple):
     """What the gradient at a token's logits follows from, each `[N]`.
 
@@ -166,6 +178,37 @@ def statistics(sums: Sums, beta: float) -> BlockStatistics:
         ((t1_N - t0_N * mu_N) / s0_N.square()).float(),
         (t0_N / s0_N.square()).float(),
     )
+
+
+def no_keys(count: int, k: int, device: torch.device) -> Tensor:
+    """The keys of `count` tokens' `k` largest logits before the first tile, `[count, k]` int64: below all others."""
+    return torch.full((count, k), torch.iinfo(torch.int64).min, device=device)
+
+
+def rank(x_NV: Tensor, left: int, keys_NK: Tensor) -> None:
+    """Take a tile into the keys of the largest logits.
+
+    A key has the logit's bits, such that they ascend with it, in its upper half and the token in its lower, counted
+    down: so no two are equal, and the K largest of all tiles are the K largest of each, whatever their order.
+
+    Args:
+        x_NV: float32 logits.
+        left: the tile's first column.
+        keys_NK: descending in each row; is changed.
+    """
+    bits_NV = (x_NV + 0.0).view(torch.int32)  # -0 is 0
+    bits_NV = bits_NV ^ ((bits_NV >> 31) & 0x7FFFFFFF)
+    column_V = torch.arange(left, left + x_NV.shape[1], device=x_NV.device)
+    found_NV = (bits_NV.long() << 32) + (0xFFFFFFFF - column_V)
+    torch.topk(torch.cat([keys_NK, found_NV], dim=1), keys_NK.shape[1], out=(keys_NK, torch.empty_like(keys_NK)))
+
+
+def top(keys_NK: Tensor, sums: Sums, beta: float) -> Top:
+    """The likeliest tokens, once every tile has been seen."""
+    bits_NK = (keys_NK >> 32).int()
+    logits_NK = (bits_NK ^ ((bits_NK >> 31) & 0x7FFFFFFF)).view(torch.float32)
+    d_NK = (logits_NK.double() - sums.top[:, None]) * beta
+    return Top(0xFFFFFFFF - (keys_NK & 0xFFFFFFFF), (d_NK - sums.sums[:, :1].log()).float())
 
 
 def pull(x_NV: Tensor, token_N: Tensor, beta: float, given: Pull) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,27 @@ def test_gradients_are_those_of_the_written_formulas(passes: str, kind: str, thr
     truth = torch.autograd.grad(total.sum(), inputs)
     for ours, true in zip(found, truth, strict=True):
         torch.testing.assert_close(ours, true, atol=1e-5 * float(true.abs().max()), rtol=1e-5)
+
+
+def test_padding_behind_the_vocabulary_has_no_probability_and_no_gradient(passes: str) -> None:
+    """As in vLLM, whose layers are padded in memory; whatever stands there."""
+    whole = make_head(2500, 16, bias=True)
+    with torch.no_grad():
+        for one in (whole.linear.weight, whole.linear.bias):
+            one[2000:] = 50.0
+    padded, cut = replace(whole, vocabulary=2000), make_head(2000, 16, bias=True)
+    with torch.no_grad():
+        cut.linear.weight.copy_(whole.linear.weight[:2000])
+        cut.linear.bias.copy_(whole.linear.bias[:2000])
+    hidden, tokens = torch.randn(9, 16), torch.arange(9) * 249
+    assert torch.equal(padded(hidden), cut(hidden))
+    for one, other in zip(*(head_statistics(hidden, head, tokens, 0.7) for head in (padded, cut)), strict=True):
+        assert torch.equal(one, other)
+    for head in (padded, cut):
+        sum(token_logprobs_and_entropies(hidden, head, tokens, 0.7)).sum().backward()
+    assert torch.equal(whole.linear.weight.grad[:2000], cut.linear.weight.grad)
+    assert torch.equal(whole.linear.bias.grad[:2000], cut.linear.bias.grad)
+    assert not whole.linear.weight.grad[2000:].any() and not whole.linear.bias.grad[2000:].any()
 
 
 def test_only_the_gradients_that_are_asked_for_are_made(passes: str) -> None:

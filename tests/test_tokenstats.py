@@ -171,6 +171,23 @@ def test_heads_that_cap_or_scale_their_logits_are_understood(family: str) -> Non
         )
 
 
+def test_a_tied_model_that_was_padded_in_memory_scores_as_before() -> None:
+    import transformers
+
+    torch.manual_seed(1)
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=97, n_embd=16, n_layer=1, n_head=2)).eval()
+    sequences = [([3, 1, 4], [96, 0, 5])]
+    before = score_sequences(split_model(model), sequences, temperature=0.9, token_budget=None)
+    padded = torch.nn.Embedding(128, 16)
+    with torch.no_grad():
+        padded.weight[:97] = model.transformer.wte.weight
+    model.transformer.wte, model.lm_head.weight = padded, padded.weight
+    assert model(torch.tensor([[3]])).logits.shape[-1] == 128
+    after = score_sequences(split_model(model), sequences, temperature=0.9, token_budget=None)
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+
+
 def test_a_head_that_does_something_else_is_refused() -> None:
     import transformers
 

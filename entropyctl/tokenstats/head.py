@@ -29,25 +29,34 @@ class Weights(NamedTuple):
 class Head:
     """An output layer; called with hidden states it gives all logits.
 
+    Its vocabulary is what a model's configuration calls vocab_size, as in transformers, whose layers have exactly as
+    many rows, and in vLLM, which pads them in memory and cuts the logits of that off. Rows behind it have no
+    probability. Those between the tokenizer's last token and vocab_size do: both sample from them too.
+
     Attributes:
         linear: the model's layer; its weights are looked up at each use, since a model that is spread over processes
             has them only for the time of a pass.
         scale: as in Weights.
         cap: as in Weights.
+        vocabulary: how many rows are the vocabulary, from the first; None for all.
     """
 
     linear: Any
     scale: float = 1.0
     cap: float | None = None
+    vocabulary: int | None = None
 
     @property
     def weights(self) -> Weights:
-        """As they are now."""
-        return Weights(self.linear.weight, getattr(self.linear, "bias", None), self.scale, self.cap)
+        """As they are now, without padding."""
+        weight, bias = self.linear.weight, getattr(self.linear, "bias", None)
+        if self.vocabulary is not None and self.vocabulary < weight.shape[0]:
+            weight, bias = weight[: self.vocabulary], None if bias is None else bias[: self.vocabulary]
+        return Weights(weight, bias, self.scale, self.cap)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Logits `[..., V]` of hidden states `[..., D]`, in the model's type."""
-        logits: Tensor = self.linear(hidden)
+        logits: Tensor = self.linear(hidden)[..., : self.vocabulary]
         if self.scale != 1.0:
             logits = logits * self.scale
         return self.cap * torch.tanh(logits / self.cap) if self.cap else logits

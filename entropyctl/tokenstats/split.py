@@ -66,7 +66,7 @@ def split_model(model: Any) -> SplitModel:
     scale = getattr(config, "logit_scale", None) or 1.0
     if divisor := getattr(config, "logits_scaling", None):
         scale = scale / divisor
-    return _proved(model, Head(linear, scale, cap))
+    return _proved(model, Head(linear, scale, cap, getattr(config, "vocab_size", None)))
 
 
 def split_critic(model: Any) -> SplitModel:
@@ -94,7 +94,7 @@ def _proved(model: Any, head: Head) -> SplitModel:
     split = SplitModel(model, model.base_model, head, Sharing(packs=False, alone_beyond=_longest_alike(model)))
     rows = _probe(split)
     hidden_BTD = split.body(input_ids=rows, use_cache=False).last_hidden_state
-    whole = model(input_ids=rows, use_cache=False).logits.flatten(0, 1)
+    whole = model(input_ids=rows, use_cache=False).logits.flatten(0, 1)[:, : head.vocabulary]
     apart = tile_logits(hidden_BTD.flatten(0, 1), head.weights, 0, head.weights.weight.shape[0])
     if (error := _difference(apart, whole)) > _tolerance(model):
         kind = type(model).__name__
@@ -110,6 +110,17 @@ def _probe(split: SplitModel) -> Tensor:
     rows = (torch.arange(18, device=split.device) * 7919 % size).reshape(3, 6)
     rows[1, :3] = rows[0, :3]
     return rows
+
+
+def _whole_and_body(split: SplitModel, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits `[B * T, V]` of the whole model, and hidden states `[B, T, D]` of its body in the same pass."""
+    seen: list[Tensor] = []
+    hook = split.body.register_forward_hook(lambda body, given, out: seen.append(out.last_hidden_state))
+    try:
+        logits_BTV = split.model(input_ids=rows, use_cache=False).logits
+    finally:
+        hook.remove()
+    return logits_BTV.flatten(0, 1), seen[0]
 
 
 def _difference(found: Tensor, wanted: Tensor) -> float:

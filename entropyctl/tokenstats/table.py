@@ -99,7 +99,7 @@ def _with_numbers(rows: pa.Table, name: str, values_N: torch.Tensor) -> pa.Table
 def _check_rows(rows: pa.Table, model: Any) -> None:
     """Refuse what the model would meet with an index error: rows that another program made, or another model."""
     prompts_B, responses_B = row_lengths(rows["prompt_tokens"]), row_lengths(rows["tokens"])
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = model.config.get_text_config().vocab_size
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or np.inf
     if (empty_B := (prompts_B == 0) & (responses_B > 0)).any():
         raise InputError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,11 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from entropyctl.engines import Sampling, rollout_step
+from entropyctl.engines.transformers import transformers as sampling_with
+from entropyctl.policy import find_policy
+from entropyctl.prompts import Problem
+from entropyctl.table.columns import flat_values
 from entropyctl.tokenstats import (
     Sharing,
     SplitModel,
@@ -21,6 +28,7 @@ from entropyctl.tokenstats import (
     token_logprobs,
 )
 from entropyctl.tokenstats.layout import packed
+from entropyctl.tokenstats.table import add_statistics
 
 SIZE = {
     "vocab_size": 97,
@@ -207,3 +215,18 @@ def test_passes_hold_every_sequence_once_within_the_budget(shape: list[Any], bud
         shared = sum(len(prompts[i]) for i in {shape[i][0] for i in batch}) + sum(len(r) - 1 for _, r in chosen)
         rows = len(batch) * max(len(p) + len(r) - 1 for p, r in chosen)
         assert len(batch) == 1 or (shared if packs else rows) <= budget
+
+
+def test_a_model_with_a_cap_scores_what_it_samples(tiny_policy: Path, tmp_path: Path) -> None:
+    shape = {**FAMILIES["gemma2"], "vocab_size": 257, "attn_logit_softcapping": 0.1}
+    made("gemma2", shape).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_policy / name, tmp_path)
+    engine = sampling_with(find_policy(str(tmp_path)), dtype="float32", device="cpu", batch_rows=4, arguments={})
+    sampling = Sampling(max_tokens=20)
+    problems = [Problem("p", "a question of some length", "1")]
+    rows = rollout_step(problems, engine.sample, engine.tokenizer, sampling, step=0, n=6, seed=0, policy_version=0)
+    scored = add_statistics(rows, split_model(engine.model), temperature=1.0, token_budget=64)
+    np.testing.assert_allclose(
+        flat_values(scored["logprobs"]), flat_values(scored["rollout_logprobs"]), atol=1e-4, rtol=1e-4
+    )

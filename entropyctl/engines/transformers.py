@@ -26,6 +26,7 @@ from entropyctl.engines._stopping import StopStrings
 from entropyctl.errors import EngineError, UsageError
 from entropyctl.policy import Policy
 from entropyctl.policy.checkpoint import end_tokens, load_model, load_tokenizer, parse_device, parse_dtype, reload
+from entropyctl.tokenstats import attention
 
 # The batch is shortened when no more than this share still goes on; doing it more often costs more than it saves.
 COMPACT_BELOW = 0.75
@@ -50,6 +51,7 @@ def transformers(
     if arguments:
         raise UsageError(f"--engine-arg {next(iter(arguments))}: transformers has no arguments; they are vLLM's")
     model = load_model(policy, parse_dtype(dtype), parse_device(device))
+    attention.install(model)  # the one that scores: where they differ, as in Gemma 2, so would the log-probabilities
     tokenizer = load_tokenizer(policy)
     return Engine(
         sampler(model, tokenizer, batch_rows or BATCH_ROWS), tokenizer, partial(reload, model), lambda: None, model

@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -278,6 +278,18 @@ def pairs(flag: str, values: list[str] | None) -> dict[str, str]:
     return dict(value.split("=", 1) for value in values or [])
 
 
+def recorded(options: dict[str, Any]) -> dict[str, Any]:
+    """What a stage was told, for its record of provenance: its options by name, groups taken apart.
+
+    Args:
+        options: the stage's arguments.
+    """
+    own = {name: value for name, value in options.items() if name not in ("function", "method", "params")}
+    groups = {name: value._asdict() for name, value in own.items() if hasattr(value, "_asdict")}
+    apart = {name: value for group in groups.values() for name, value in group.items()}
+    return {name: value for name, value in own.items() if name not in groups} | apart
+
+
 def _report(stage: str, error: Exception, debug: bool) -> int:
     if debug:
         traceback.print_exc()
@@ -323,22 +335,36 @@ def as_help(doc: str) -> str:
 
 
 def _with_common_flags(function: Callable[..., object]) -> Callable[..., object]:
-    signature = inspect.signature(function, eval_str=True)
-
-    def command(**options: Any) -> object:
-        options.pop("config"), options.pop("debug")
-        return function(**options)
-
     keyword = inspect.Parameter.KEYWORD_ONLY
-    params = [p.replace(kind=keyword) for p in signature.parameters.values()]
+    params, groups = [], {}
+    for param in inspect.signature(function, eval_str=True).parameters.values():
+        if hasattr(param.annotation, "_fields"):
+            groups[param.name] = param.annotation
+            params += _options_of(param.annotation)
+        else:
+            params.append(param.replace(kind=keyword))
     params.append(inspect.Parameter("config", keyword, default=None, annotation=_Config))
     params.append(inspect.Parameter("debug", keyword, default=False, annotation=_Debug))
     for param in params:
         for option in getattr(param.annotation, "__metadata__", ()):
             option.show_envvar = False  # every option has one; the epilog says so once
+
+    def command(**options: Any) -> object:
+        options.pop("config"), options.pop("debug")
+        for name, group in groups.items():
+            options[name] = group(**{field: options.pop(field) for field in group._fields})
+        return function(**options)
+
     command.__signature__ = inspect.Signature(params)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in params}
     return command
+
+
+def _options_of(group: Any) -> list[inspect.Parameter]:
+    """The fields of a group of flags (a NamedTuple) as parameters."""
+    hints, keyword = get_type_hints(group, include_extras=True), inspect.Parameter.KEYWORD_ONLY
+    defaults = group._field_defaults
+    return [inspect.Parameter(n, keyword, default=defaults[n], annotation=hints[n]) for n in group._fields]
 
 
 def _share_the_cores() -> None:

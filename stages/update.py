@@ -9,6 +9,7 @@ import typer
 
 from entropyctl import commands, methods
 from entropyctl.commands import AllowMismatch, Device, Dtype, Inputs, Json, Quiet
+from entropyctl.flags import CriticTraining, EntropyControl, Optimizing
 
 
 def run(argv: list[str]) -> int:
@@ -42,9 +43,7 @@ def update(
     metrics: Annotated[
         str | None, typer.Option(metavar="DIR", help="Directory that gets a metrics file for each step.")
     ] = None,
-    lr: Annotated[float, typer.Option(metavar="X", help="Learning rate.")] = 1e-6,
-    optimizer: Annotated[str, typer.Option(metavar="adamw|sgd", help="AdamW (0.9, 0.999), or plain SGD.")] = "adamw",
-    weight_decay: Annotated[float, typer.Option(metavar="X", help="Decoupled weight decay.")] = 0.0,
+    optimizing: Optimizing = Optimizing(),  # noqa: B008, a constant
     grad_clip: Annotated[float, typer.Option(metavar="X", help="Largest norm of the gradient.")] = 1.0,
     reduction: commands.Reduction = None,
     norm: commands.Norm = None,
@@ -54,28 +53,8 @@ def update(
     kl_to: commands.KlTo = "old",
     ref_kl: commands.RefKl = "k3",
     ref_kl_coef: commands.RefKlCoef = 0.0,
-    entropy_coef: Annotated[
-        float, typer.Option(metavar="X", help="Entropy bonus: loss -= X H. Where a controller moves it, its start.")
-    ] = 0.0,
-    entropy_control: Annotated[
-        Literal["fixed", "skywork", "trl"], typer.Option(help="Who moves the coefficient towards the target.")
-    ] = "fixed",
-    entropy_target: Annotated[
-        float | None, typer.Option(metavar="H", help="Entropy that a controller holds, nats: 0.2 without it.")
-    ] = None,
-    entropy_delta: Annotated[
-        float | None, typer.Option(metavar="X", help="Its step: 1e-4 (skywork) or 5e-3 (trl).")
-    ] = None,
-    entropy_max: Annotated[
-        float | None, typer.Option(metavar="X", help="Its largest coefficient: 5e-3 (skywork) or 1 (trl).")
-    ] = None,
-    critic: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Critic to train and publish beside the policy, on returns.")
-    ] = None,
-    critic_lr: Annotated[float, typer.Option(metavar="X", help="Its learning rate.")] = 1e-5,
-    critic_clip: Annotated[
-        float, typer.Option(metavar="X", help="How far its values may move from those in the table.")
-    ] = 0.5,
+    entropy: EntropyControl = EntropyControl(),  # noqa: B008
+    judging: CriticTraining = CriticTraining(),  # noqa: B008
     mini_batches: Annotated[int, typer.Option(metavar="N", help="Optimiser steps per epoch; groups stay whole.")] = 1,
     epochs: Annotated[int, typer.Option(metavar="N", help="How often the step's responses are used.")] = 1,
     token_budget: commands.TokenBudget = 4096,
@@ -110,7 +89,7 @@ def update(
     with R from `advantage gae`, v_old from `score --critic`, and Z, mini-batches, epochs, optimiser, decay and
     grad-clip as for the policy.
     """
-    given = {k: v for k, v in locals().items() if k not in ("function", "method", "params")}
+    given = commands.recorded(locals())
     from contextlib import nullcontext
     from dataclasses import replace
     from functools import partial
@@ -122,6 +101,7 @@ def update(
     from entropyctl.table import new_record, read
     from entropyctl.training import (
         EntropyBonus,
+        Optimization,
         Recipe,
         check_loop,
         check_policy,
@@ -137,7 +117,8 @@ def update(
 
     path = commands.required("--policy", policy)
     allowed = tuple(allow_mismatch or ())
-    bonus = EntropyBonus(entropy_control, entropy_coef, entropy_target, entropy_delta, entropy_max)
+    how, critic = Optimization(**optimizing._asdict()), judging.critic
+    bonus = EntropyBonus(*entropy)
     recipe = Recipe(
         objective=partial(function, **params),
         reduction=reduction or default_reduction(method),
@@ -148,7 +129,7 @@ def update(
         kl_to=kl_to,
         ref_kl=ref_kl,
         ref_kl_coef=ref_kl_coef,
-        bonus=bonus if entropy_coef or entropy_control != "fixed" else None,
+        bonus=bonus if entropy.entropy_coef or entropy.entropy_control != "fixed" else None,
         mini_batches=mini_batches,
         epochs=epochs,
         grad_clip=grad_clip,
@@ -166,18 +147,11 @@ def update(
     columns = None if mask == "live" else wanted
     options = {**params, **given}
     with together(device) as team:
-        opened = partial(open_trainer, optimizer=optimizer, lr=lr, weight_decay=weight_decay, device=device, team=team)
-        judging = partial(
-            open_critic,
-            optimizer=optimizer,
-            lr=critic_lr,
-            weight_decay=weight_decay,
-            clip=critic_clip,
-            device=device,
-            team=team,
-        )
+        opened = partial(open_trainer, how=how, device=device, team=team)
+        judge_how = replace(how, lr=judging.critic_lr, lr_flag="--critic-lr")
+        opened_judge = partial(open_critic, how=judge_how, clip=judging.critic_clip, device=device, team=team)
         if not team.leads:
-            follow(team, recipe, opened, judging, options, publish=publish)
+            follow(team, recipe, opened, opened_judge, options, publish=publish)
             return
         with (
             policy_to_train(path, publish=publish) as found,
@@ -192,7 +166,7 @@ def update(
             if judge is not None:
                 check_policy(source, judge, allowed, "critic")
             tell_beginning(team, found, judge, recipe.temperature, live, options)
-            learning = None if judge is None else judging(judge)
+            learning = None if judge is None else opened_judge(judge)
             trainer = opened(found)
             bonus.restore(trainer.facts)
             record = new_record("update", options, policy=found.digest)

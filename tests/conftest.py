@@ -53,6 +53,12 @@ class Ran:
 Cli = Callable[..., Ran]
 
 
+def without_costs(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of metrics but for what differs from run to run: time and memory."""
+    costs = ("seconds", "tokens_per_second", "mfu", "peak_memory")
+    return {k: v for k, v in row.items() if k not in costs and not k.endswith("_seconds")}
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
     """Run `entropyctl ARGS...` in the test's own directory: `cli("mask", "none", "in.parquet", stdin=b"", env={})`."""

@@ -24,7 +24,7 @@ from entropyctl.table.columns import flat_values, list_column, row_lengths, with
 from entropyctl.training import EntropyBonus, Recipe, open_trainer, update_step
 from entropyctl.training.critic import critic_step, open_critic
 from entropyctl.training.live import LiveMask
-from entropyctl.training.optimizer import save_state
+from entropyctl.training.optimizer import Optimization, save_state
 from entropyctl.training.processes import Team, together
 from entropyctl.training.sharded import gather
 
@@ -109,19 +109,19 @@ def run(place: Path, team: Team) -> tuple[dict[str, Any], dict[str, torch.Tensor
         live = (mask,) if "live" in more else ()
         rows = change_rows(table)
         optimizer = more.get("optimizer", "sgd")
-        options = (optimizer, RATES[optimizer], 0.01)
+        how = Optimization(optimizer, RATES[optimizer], 0.01)
         if "critic" in more:
-            trainer = open_critic(find_policy(str(place / "critic")), *options, 0.5, "cpu", team)
+            trainer = open_critic(find_policy(str(place / "critic")), how, 0.5, "cpu", team)
             found = critic_step(trainer, rows, recipe)
         else:
-            trainer = open_trainer(find_policy(str(place / more.get("policy", "tiny"))), *options, "cpu", team)
+            trainer = open_trainer(find_policy(str(place / more.get("policy", "tiny"))), how, "cpu", team)
             found = update_step(trainer, rows, recipe, live=live)
         model = trainer.split.model
         here = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in model.parameters())
         shares = np.zeros(team.size)
         shares[team.rank] = here / sum(p.numel() for p in model.parameters())
         metrics[name] = {**found, "shares": team.sum(shares).tolist()}
-        state = save_state(model, trainer.optimizer)
+        state = save_state(trainer.optimizer)
         weights = gather(trainer.split, team).weights or model.state_dict()
         tensors |= {f"{name}/{key}": value.detach().clone() for key, value in {**weights, **state}.items()}
     return metrics, tensors

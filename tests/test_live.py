@@ -26,7 +26,7 @@ from entropyctl.tokenstats import score_sequences, split_model
 from entropyctl.training import Batch, EntropyBonus, Recipe, train_step
 from entropyctl.training.batch import read_batch
 from entropyctl.training.live import LiveMask, masked_now, reads_of
-from entropyctl.training.optimizer import make_optimizer
+from entropyctl.training.optimizer import Optimization, Optimizer
 
 from .conftest import Cli, scored_rows, write_scored
 from .test_training import TEMPERATURE, gradients, make_batch, make_recipe
@@ -253,7 +253,9 @@ def test_with_a_bonus_tokens_without_an_advantage_learn_too(model: Any) -> None:
     still = replace(batch, inputs={**batch.inputs, "advantages": np.zeros_like(batch.weights)})
     still = still.masked(batch.loss_mask, batch.weights, None)
     steps = [
-        train_step(split_model(model), make_optimizer(model, "sgd", 0.0, 0.0), [still], recipe)["optimizer_steps"]
+        train_step(split_model(model), Optimizer(model, Optimization("sgd", 0.0, 0.0)), [still], recipe)[
+            "optimizer_steps"
+        ]
         for recipe in (make_recipe(), make_recipe(bonus=EntropyBonus("fixed", 0.1)), make_recipe(kl_coef=0.1))
     ]
     assert steps == [0, 1, 1]
@@ -268,7 +270,7 @@ def test_a_bonus_raises_the_entropy(model: Any) -> None:
         found = score_sequences(split, batch.sequences, temperature=TEMPERATURE, token_budget=999)
         measured.append(float(found.entropies.mean()))
         still = still.masked(np.ones_like(batch.loss_mask), None, None)
-        train_step(split, make_optimizer(model, "sgd", 0.1, 0.0), [still], recipe)
+        train_step(split, Optimizer(model, Optimization("sgd", 0.1, 0.0)), [still], recipe)
     assert measured[1] > measured[0]
 
 

@@ -16,7 +16,7 @@ from entropyctl.policy import find_policy
 from entropyctl.policy.versions import finished_step, weights_digest
 from entropyctl.table import read
 
-from .conftest import ROOT, Cli
+from .conftest import ROOT, Cli, without_costs
 from .test_loop import GRADER, metrics, new_run, weights
 
 SIZES = "--prompts-per-step 2 --n 4 --max-tokens 6 --engine transformers"
@@ -104,7 +104,7 @@ def version(place: Path) -> int:
 
 
 def numbers(run: Path) -> list[dict]:
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in metrics(run)]
+    return [without_costs(row) for row in metrics(run)]
 
 
 def test_each_step_is_sampled_and_scored_by_the_version_before_it(whole: Path) -> None:

@@ -22,7 +22,7 @@ from entropyctl.table import new_record, write
 from entropyctl.table.columns import list_column, row_lengths, with_column
 from entropyctl.training.sharded import fair_shares
 
-from .conftest import ROOT, Cli, scored_rows, tiny_llama
+from .conftest import ROOT, Cli, scored_rows, tiny_llama, without_costs
 from .team_program import SCENARIOS, run
 
 torch = pytest.importorskip("torch")
@@ -109,7 +109,7 @@ def team_of(models: Path) -> Callable[[int], Found]:
 
 def same_numbers(found: dict[str, float | None], expected: dict[str, float | None]) -> bool:
     """Within 1e-5, and unknown where the other is."""
-    names = expected.keys() - {"seconds", "shares"}
+    names = without_costs(expected).keys() - {"shares"}
     assert {name for name in names if found[name] is None} == {name for name in names if expected[name] is None}
     known = [name for name in sorted(names) if expected[name] is not None]
     assert {n: found[n] for n in known} == pytest.approx({n: expected[n] for n in known}, rel=1e-5, abs=1e-5)

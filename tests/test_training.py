@@ -15,10 +15,10 @@ from entropyctl.objectives import kl_penalty, ppo, token_coefficients
 from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_model
 from entropyctl.registry import load_function
-from entropyctl.tokenstats import Head, SplitModel, score_sequences, split_model, statistics
+from entropyctl.tokenstats import Head, Sharing, SplitModel, score_sequences, split_model, statistics
 from entropyctl.training import Batch, Recipe, mini_batches, train_step
 from entropyctl.training.entropy import entropy_change, measure
-from entropyctl.training.optimizer import load_state, make_optimizer, save_state
+from entropyctl.training.optimizer import Optimization, Optimizer, load_state, save_state
 
 CPU = torch.device("cpu")
 TEMPERATURE = 0.8
@@ -68,7 +68,7 @@ def model(tiny_policy: Path):
 def gradients(model, batch: Batch, recipe: Recipe) -> list[torch.Tensor]:
     """The gradient that a step takes, read off an SGD step of size 1."""
     before = [p.detach().clone() for p in model.parameters()]
-    train_step(split_model(model), make_optimizer(model, "sgd", 1.0, 0.0), [batch], recipe)
+    train_step(split_model(model), Optimizer(model, Optimization("sgd", 1.0, 0.0)), [batch], recipe)
     found = [a - b.detach() for a, b in zip(before, model.parameters(), strict=True)]
     with torch.no_grad():
         for p, a in zip(model.parameters(), before, strict=True):
@@ -134,8 +134,8 @@ def test_a_response_is_computed_up_to_its_last_token_with_a_gradient(model) -> N
     original = statistics.vocabulary_sums
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(statistics, "vocabulary_sums", lambda h, *more: heads.append(len(h)) or original(h, *more))
-        train_step(split, make_optimizer(model, "sgd", 1.0, 0.0), [few], make_recipe())
-    assert (bodies, heads) == ([len(batch.sequences[2][0]) + 1], [1])
+        train_step(split, Optimizer(model, Optimization("sgd", 1.0, 0.0)), [few], make_recipe())
+    assert (bodies, heads) == ([len(batch.sequences[2][0])], [1])  # what the prompt predicts is enough
 
 
 def test_a_removed_token_has_no_gradient_and_stays_in_the_denominator(model) -> None:
@@ -161,14 +161,19 @@ def test_nothing_to_learn_makes_no_optimiser_step(model) -> None:
         batch.loss_mask, batch.weights, None
     )
     before = [p.detach().clone() for p in model.parameters()]
-    found = train_step(split_model(model), make_optimizer(model, "adamw", 1e-2, 0.1), [nothing], make_recipe())
-    assert found == {"loss": 0.0, "grad_norm": 0.0, "kl": 0.0, "clip_fraction": 0.0, "optimizer_steps": 0}
+    found = train_step(split_model(model), Optimizer(model, Optimization("adamw", 1e-2, 0.1)), [nothing], make_recipe())
+    assert found == {
+        **{"loss": 0.0, "grad_norm": 0.0, "kl": 0.0, "clip_fraction": 0.0, "flops": 0.0},
+        **{"learning_rate": 1e-2, "optimizer_steps": 0, "skipped_steps": 0},
+    }
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
 def test_epochs_and_mini_batches_each_make_their_steps(model) -> None:
     parts = [make_batch(1), make_batch(2), make_batch(3)]
-    found = train_step(split_model(model), make_optimizer(model, "adamw", 1e-4, 0.0), parts, make_recipe(epochs=2))
+    found = train_step(
+        split_model(model), Optimizer(model, Optimization("adamw", 1e-4, 0.0)), parts, make_recipe(epochs=2)
+    )
     assert found["optimizer_steps"] == 6
 
 
@@ -186,16 +191,16 @@ def test_gradient_clipping_bounds_the_step(model) -> None:
 
 def test_the_optimiser_continues_exactly_where_its_saved_state_ends(model, tiny_policy: Path) -> None:
     recipe, split = make_recipe(), split_model(model)
-    optimizer = make_optimizer(model, "adamw", 1e-3, 0.01)
+    optimizer = Optimizer(model, Optimization("adamw", 1e-3, 0.01))
     train_step(split, optimizer, [make_batch(1)], recipe)
-    saved = save_state(model, optimizer)
+    saved = save_state(optimizer)
     weights = {k: v.clone() for k, v in model.state_dict().items()}
     train_step(split, optimizer, [make_batch(2)], recipe)
 
     other = load_model(find_policy(str(tiny_policy)), torch.float32, CPU)
     other.load_state_dict(weights)
-    resumed = make_optimizer(other, "adamw", 1e-3, 0.01)
-    load_state(other, resumed, saved)
+    resumed = Optimizer(other, Optimization("adamw", 1e-3, 0.01))
+    load_state(resumed, saved)
     train_step(split_model(other), resumed, [make_batch(2)], recipe)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
 
@@ -244,9 +249,9 @@ def test_impossible_clip_bounds_are_a_usage_error(change: dict, words: str) -> N
 
 
 @pytest.mark.parametrize(("lr", "decay"), [(-1.0, 0.0), (float("nan"), 0.0), (float("inf"), 0.0), (1e-6, -1.0)])
-def test_impossible_rates_are_a_usage_error(model, lr: float, decay: float) -> None:
-    with pytest.raises(UsageError, match="must be numbers of at least 0"):
-        make_optimizer(model, "adamw", lr, decay)
+def test_impossible_rates_are_a_usage_error(lr: float, decay: float) -> None:
+    with pytest.raises(UsageError, match=r"^--(lr|weight-decay) .*: must be a finite number, 0 or above"):
+        Optimization("adamw", lr, decay)
 
 
 def test_kl_and_clip_fraction_count_every_token_of_the_loss(model) -> None:
@@ -257,7 +262,7 @@ def test_kl_and_clip_fraction_count_every_token_of_the_loss(model) -> None:
     first = np.repeat(np.arange(len(batch.lengths)), batch.lengths) == 0
     pulled = with_inputs(batch, old_logprobs=old, advantages=np.where(first, 1.0, 0.0).astype(np.float32))
     only_first = pulled.masked(np.ones_like(batch.loss_mask), None, None)
-    found = train_step(split_model(model), make_optimizer(model, "sgd", 0.0, 0.0), [only_first], make_recipe())
+    found = train_step(split_model(model), Optimizer(model, Optimization("sgd", 0.0, 0.0)), [only_first], make_recipe())
     share = first.sum() / len(first)
     assert found["clip_fraction"] == pytest.approx(share)
     assert found["kl"] == pytest.approx(share * (np.exp(0.5) - 1 - 0.5), rel=1e-3)
@@ -283,4 +288,4 @@ def test_weights_that_compute_no_numbers_are_reported(model) -> None:
 
 
 def split_model_unproved(model) -> SplitModel:
-    return SplitModel(model, model.base_model, Head(model.get_output_embeddings()), shares_prompts=False)
+    return SplitModel(model, model.base_model, Head(model.get_output_embeddings()), Sharing(packs=False))

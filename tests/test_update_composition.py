@@ -12,7 +12,7 @@ import pytest
 
 from entropyctl.table.columns import list_column, row_lengths, with_column
 
-from .conftest import Cli, Ran, scored_rows, write_scored
+from .conftest import Cli, Ran, scored_rows, without_costs, write_scored
 
 SAMPLING = {"sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "logprob_kind": "processed"}}
 
@@ -53,11 +53,8 @@ def test_a_greedy_row_leaves_no_trace_in_an_update(
     whole = pq.read_table(tmp_path / "with.parquet").replace_schema_metadata(None)
     pq.write_table(whole.take(np.flatnonzero(~greedy_B)).drop_columns(["greedy"]), tmp_path / "without.parquet")
     allowed = ("--allow-mismatch", "scoring.policies", "--all-rows", "--reduction", "seq-mean-token-mean")
-    trained = [
-        {k: v for k, v in updated(cli, policy_root, f"{name}.parquet", *allowed).items() if v is not None}
-        for name in ("with", "without")
-    ]
-    del trained[0]["seconds"], trained[1]["seconds"]
+    trained = [without_costs(updated(cli, policy_root, f"{name}.parquet", *allowed)) for name in ("with", "without")]
+    trained = [{k: v for k, v in row.items() if v is not None} for row in trained]
     assert trained[0] == pytest.approx(trained[1], rel=1e-5, abs=1e-7)
     assert trained[0]["rows"] == 9
     offline = [

@@ -2,6 +2,7 @@
 
 from entropyctl.training.batch import Batch, columns_for, mini_batches, read_batch
 from entropyctl.training.bonus import EntropyBonus
+from entropyctl.training.optimizer import Optimization, Optimizer
 from entropyctl.training.recipe import Recipe
 from entropyctl.training.scored import check_loop, check_policy
 from entropyctl.training.step import train_step
@@ -10,6 +11,8 @@ from entropyctl.training.update import Trainer, open_trainer, train_steps, updat
 __all__ = [
     "Batch",
     "EntropyBonus",
+    "Optimization",
+    "Optimizer",
     "Recipe",
     "Trainer",
     "check_loop",

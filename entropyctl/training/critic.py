@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from entropyctl.errors import EngineError, InputError, UsageError
+from entropyctl.errors import InputError
 from entropyctl.objectives import token_coefficients
 from entropyctl.objectives._value import check_clip, explained_variance, value_loss
 from entropyctl.policy import Policy
@@ -24,7 +23,7 @@ from entropyctl.table.columns import null_rows
 from entropyctl.table.conform import row_name
 from entropyctl.tokenstats import SplitModel, forward_batches, response_hidden, split_critic, token_values
 from entropyctl.training.batch import Array, Batch, mini_batches, read_batch
-from entropyctl.training.optimizer import clip_gradients, load_state, make_optimizer, save_state
+from entropyctl.training.optimizer import Optimization, Optimizer, load_state, save_state
 from entropyctl.training.processes import ALONE, Team
 from entropyctl.training.recipe import Recipe
 from entropyctl.training.sharded import IDLE, Sequences, gather, idle_backward, share_of, spread
@@ -40,9 +39,8 @@ class Critic:
 
     policy: Policy
     split: SplitModel
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     clip: float
-    optimizer_steps: int
     versions: set[str] = field(default_factory=set)  # digests of what it has stood for
     team: Team = ALONE  # the processes that hold it
 
@@ -51,15 +49,7 @@ class Critic:
         self.versions.add(self.policy.digest)
 
 
-def open_critic(
-    version: Policy,
-    optimizer: str,
-    lr: float,
-    weight_decay: float,
-    clip: float,
-    device: str,
-    team: Team = ALONE,
-) -> Critic:
+def open_critic(version: Policy, how: Optimization, clip: float, device: str, team: Team = ALONE) -> Critic:
     """Load a version with the optimiser state that was published beside it. Weights in training are float32.
 
     Raises:
@@ -67,13 +57,11 @@ def open_critic(
         InputError: the checkpoint is no critic, or its trainer state is damaged.
     """
     check_clip(clip)
-    if not 0 <= lr < math.inf:
-        raise UsageError(f"--critic-lr {lr:g}: must be a finite number, 0 or above")
     split = spread(lambda place: split_critic(load_critic(version, torch.float32, place)), device, team)
-    made = make_optimizer(split.model, optimizer, lr, weight_decay)
     state, facts = load_trainer_state(version)
-    load_state(split.model, made, state)
-    return Critic(version, split, made, clip, int(facts.get("optimizer_steps", 0)), team=team)
+    made = Optimizer(split.model, how, facts)
+    load_state(made, state)
+    return Critic(version, split, made, clip, team=team)
 
 
 def critic_step(
@@ -93,38 +81,42 @@ def critic_step(
 
     Returns:
         value_loss (mean over the optimiser steps, before each), value_clip_fraction (of the counted tokens),
-        explained_variance (of the values in the table), and the seconds that it took.
+        explained_variance (of the values in the table), skipped_steps, and the seconds that it took.
 
     Raises:
         InputError: a row has no returns.
-        EngineError: a gradient is not a number.
+        EngineError: too many steps in a row were skipped, because a loss or a gradient was not a number.
     """
     began = time.monotonic()
     for name in NEEDS:
         if (missing_B := null_rows(rows[name])).any():
             raise InputError(f"row {row_name(rows, int(missing_B.argmax()))}: '{name}' is null, and a critic learns it")
     batch = read_batch(rows, NEEDS)
-    losses, clipped, tokens = [], 0.0, 0
+    losses, clipped, tokens, skipped = [], 0.0, 0, 0
     parts = [batch.take(part) for part in mini_batches(rows["prompt_id"].to_pylist(), recipe.mini_batches)]
     for part in parts * recipe.epochs:
         counted = int(part.loss_mask.sum())
         if counted == 0:
             continue
-        loss, held = _optimise(critic, part, recipe, advance)
+        critic.optimizer.clear()
+        loss, held = _accumulate(critic, part, recipe, advance)
+        if critic.optimizer.step(loss, recipe.grad_clip) is None:
+            skipped += 1
+            continue
         losses.append(loss)
         clipped, tokens = clipped + held, tokens + counted
-    critic.optimizer_steps += len(losses)
+    critic.optimizer.clear()
     return {
         "value_loss": float(np.mean(losses)) if losses else 0.0,
         "value_clip_fraction": clipped / max(tokens, 1),
         "explained_variance": explained_variance(batch.inputs["values"], batch.inputs["returns"], batch.loss_mask),
+        "skipped_steps": skipped,
         "seconds": time.monotonic() - began,
     }
 
 
-def _optimise(critic: Critic, part: Batch, recipe: Recipe, advance: Callable[[int], None]) -> tuple[float, float]:
-    """One optimiser step; its loss, and how many counted tokens the clip held."""
-    critic.optimizer.zero_grad(set_to_none=True)
+def _accumulate(critic: Critic, part: Batch, recipe: Recipe, advance: Callable[[int], None]) -> tuple[float, float]:
+    """Gradients of a mini-batch; its loss, and how many counted tokens the clip held."""
     coefficient_N = token_coefficients(
         part.loss_mask, part.lengths, recipe.reduction, recipe.norm, all_rows=recipe.all_rows
     )
@@ -141,10 +133,6 @@ def _optimise(critic: Critic, part: Batch, recipe: Recipe, advance: Callable[[in
     for _ in range(share.idle):
         idle_backward(critic.split.within(partial(_values, critic, IDLE, recipe)))
     loss, held = critic.team.sum(sums)
-    if not np.isfinite(clip_gradients(critic.split.model, recipe.grad_clip)):
-        raise EngineError("the critic's gradient is not a number; lower --critic-lr, or use --dtype float32")
-    critic.optimizer.step()
-    critic.optimizer.zero_grad(set_to_none=True)
     return float(loss), float(held)
 
 
@@ -173,10 +161,11 @@ def publish_critic(critic: Critic, step: int | None = None) -> None:
     Raises:
         OutputError: the disk refuses.
     """
-    state = save_state(critic.split.model, critic.optimizer, keep=critic.team.leads)
+    state = save_state(critic.optimizer, keep=critic.team.leads)
     weights = gather(critic.split, critic.team).weights
     if not critic.team.leads:
         return
-    facts = {"optimizer_steps": critic.optimizer_steps}
-    critic.policy = publish(critic.policy, critic.split.model, state, facts, step=step, weights=weights)
+    critic.policy = publish(
+        critic.policy, critic.split.model, state, critic.optimizer.facts(), step=step, weights=weights
+    )
     critic.versions.add(critic.policy.digest)

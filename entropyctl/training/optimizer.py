@@ -1,32 +1,123 @@
-"""The optimiser, and its state as named tensors that go into safetensors."""
+"""The optimiser: its rate along a schedule, the steps that it leaves out, and its state as named tensors."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from entropyctl.errors import UsageError
+from entropyctl.errors import EngineError, UsageError
+from entropyctl.training.schedule import SCHEDULES, factor
 from entropyctl.training.sharded import like, whole
 
 OPTIMIZERS = ("adamw", "sgd")
 
 
-def make_optimizer(model: Any, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """An optimiser over all parameters: AdamW (betas 0.9 and 0.999) or plain SGD without momentum.
+@dataclass(frozen=True)
+class Optimization:
+    """Which optimiser, at which rates."""
 
-    Raises:
-        UsageError: no such optimiser, or a rate that is none.
-    """
-    if not (0 <= lr < float("inf") and 0 <= weight_decay < float("inf")):
-        raise UsageError(f"--lr {lr:g}, --weight-decay {weight_decay:g}: must be numbers of at least 0")
-    if name == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
-    if name == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=lr, weight_decay=weight_decay)
-    raise UsageError(f"--optimizer: there is no '{name}'; known: {', '.join(OPTIMIZERS)}")
+    optimizer: str = "adamw"
+    lr: float = 1e-6
+    weight_decay: float = 0.0
+    lr_schedule: str = "constant"
+    warmup_steps: int = 0  # optimiser steps, as all steps here
+    total_steps: int | None = None
+    max_skipped: int = 3  # an error after so many steps in a row that were left out
+    lr_flag: str = "--lr"  # what the command line calls the rate
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            UsageError: no such optimiser or schedule, or a rate that is none.
+        """
+        for flag, value in ((self.lr_flag, self.lr), ("--weight-decay", self.weight_decay)):
+            if not 0 <= value < math.inf:
+                raise UsageError(f"{flag} {value:g}: must be a finite number, 0 or above")
+        if self.optimizer not in OPTIMIZERS:
+            raise UsageError(f"--optimizer: there is no '{self.optimizer}'; known: {', '.join(OPTIMIZERS)}")
+        if self.lr_schedule not in SCHEDULES:
+            raise UsageError(f"--lr-schedule: there is no '{self.lr_schedule}'; known: {', '.join(SCHEDULES)}")
+        if self.lr_schedule != "constant" and self.total_steps is None:
+            raise UsageError(f"--lr-schedule {self.lr_schedule}: falls to 0 at --total-steps; give that too")
+        if self.lr_schedule == "constant" and self.total_steps is not None:
+            raise UsageError("--total-steps: a constant rate has no end; add --lr-schedule linear or cosine")
+        if self.total_steps is not None and not 0 <= self.warmup_steps < self.total_steps:
+            raise UsageError(f"--warmup-steps {self.warmup_steps}: must be below --total-steps {self.total_steps}")
+
+    def rate(self, step: int) -> float:
+        """The learning rate after `step` optimiser steps."""
+        return self.lr * factor(self.lr_schedule, step, self.warmup_steps, self.total_steps)
+
+
+class Optimizer:
+    """torch's optimiser over a model's parameters; counts its steps, over all runs that trained the policy."""
+
+    def __init__(self, model: Any, how: Optimization, facts: Mapping[str, Any] | None = None) -> None:
+        """AdamW (betas 0.9 and 0.999), or plain SGD without momentum.
+
+        Args:
+            model: whose parameters it moves.
+            how: which, at which rates.
+            facts: of the run that it continues; its tensors come by `load_state`.
+        """
+        self.model, self.how = model, how
+        facts = facts or {}
+        self.steps = int(facts.get("optimizer_steps", 0))
+        self.skipped_in_a_row = int(facts.get("skipped_in_a_row", 0))
+        kind = torch.optim.AdamW if how.optimizer == "adamw" else torch.optim.SGD
+        self.inner = kind(model.parameters(), lr=how.lr, weight_decay=how.weight_decay)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return self.how.rate(self.steps)
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        self.inner.zero_grad(set_to_none=True)
+
+    def step(self, loss: float, largest: float) -> float | None:
+        """Move the weights along their gradients, unless the loss or the gradient is not a number.
+
+        A step that is left out changes neither weights nor state, and is not counted.
+
+        Args:
+            loss: of the mini-batch, over all processes.
+            largest: norm to which the gradients are scaled down.
+
+        Returns:
+            The norm that they had; None where the step was left out.
+
+        Raises:
+            EngineError: `max_skipped` steps in a row were left out.
+        """
+        norm = clip_gradients(self.model, largest)
+        if not (np.isfinite(loss) and np.isfinite(norm)):
+            self.skipped_in_a_row += 1
+            if self.skipped_in_a_row >= self.how.max_skipped:
+                raise EngineError(
+                    f"a loss or a gradient is not a number, in {self.skipped_in_a_row} optimiser steps in a row "
+                    f"(--max-skipped); lower {self.how.lr_flag}, or use --dtype float32"
+                )
+            self.clear()
+            return None
+        for group in self.inner.param_groups:
+            group["lr"] = self.rate
+        self.inner.step()
+        self.steps += 1
+        self.skipped_in_a_row = 0
+        return norm
+
+    def facts(self) -> dict[str, int]:
+        """What the next run continues with."""
+        return {"optimizer_steps": self.steps, "skipped_in_a_row": self.skipped_in_a_row}
 
 
 def clip_gradients(model: Any, largest: float) -> float:
@@ -37,27 +128,26 @@ def clip_gradients(model: Any, largest: float) -> float:
     return float(norm)
 
 
-def save_state(model: Any, optimizer: torch.optim.Optimizer, *, keep: bool = True) -> dict[str, Tensor]:
+def save_state(optimizer: Optimizer, *, keep: bool = True) -> dict[str, Tensor]:
     """The optimiser's tensors as `parameter:quantity`, gathered.
 
     Args:
-        model: whose parameters are optimised.
-        optimizer: over them.
+        optimizer: whose.
         keep: whether this process wants them, or helps another one to gather them.
     """
     state = {}
-    for name, parameter in model.named_parameters():
-        for quantity, value in optimizer.state.get(parameter, {}).items():
+    for name, parameter in optimizer.model.named_parameters():
+        for quantity, value in optimizer.inner.state.get(parameter, {}).items():
             gathered = whole(value.detach())
             if keep:
                 state[f"{name}:{quantity}"] = gathered.cpu().contiguous().clone()
     return state
 
 
-def load_state(model: Any, optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
+def load_state(optimizer: Optimizer, state: Mapping[str, Tensor]) -> None:
     """Put back what `save_state` gave; tensors of parameters that the model lacks are left out."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in optimizer.model.named_parameters():
         own = {key.rpartition(":")[2]: value for key, value in state.items() if key.rpartition(":")[0] == name}
         for quantity, value in own.items():
             # AdamW keeps its step count on the CPU.
-            optimizer.state[parameter][quantity] = value if quantity == "step" else like(value, parameter)
+            optimizer.inner.state[parameter][quantity] = value if quantity == "step" else like(value, parameter)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from entropyctl.errors import EngineError
 from entropyctl.objectives import token_coefficients
 from entropyctl.tokenstats import (
     SplitModel,
@@ -20,8 +19,10 @@ from entropyctl.tokenstats import (
     token_logprobs_and_entropies,
 )
 from entropyctl.training.batch import Array, Batch
+from entropyctl.training.flops import model_flops
 from entropyctl.training.loss import token_loss
-from entropyctl.training.optimizer import clip_gradients
+from entropyctl.training.optimizer import Optimizer
+from entropyctl.training.phases import Phases
 from entropyctl.training.processes import ALONE, Team
 from entropyctl.training.recipe import Recipe
 from entropyctl.training.sharded import IDLE, Sequences, idle_backward, share_of
@@ -31,12 +32,13 @@ Advance = Callable[[int], None]
 
 def train_step(
     split: SplitModel,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     parts: list[Batch],
     recipe: Recipe,
     advance: Advance = lambda tokens: None,
     masked: Callable[[Batch], Batch] = lambda part: part,
     team: Team = ALONE,
+    phases: Phases | None = None,
 ) -> dict[str, float]:
     """Train on a step's mini-batches, each once per epoch.
 
@@ -48,41 +50,55 @@ def train_step(
         advance: told the response tokens done, for a progress display.
         masked: the mini-batch as it is trained on; runs masks again that are live.
         team: the processes that train together, all on the same mini-batches.
+        phases: gets the time of each.
 
     Returns:
-        Means over the optimiser steps of loss and grad_norm; token means of kl and clip_fraction, to which a token
-        without a gradient adds nothing; the number of optimiser steps. A mini-batch in which no token has a gradient
-        makes no optimiser step.
+        Means over the optimiser steps of loss, grad_norm and learning_rate; token means of kl and clip_fraction, to
+        which a token without a gradient adds nothing; the optimiser steps made, and those skipped because the loss or
+        the gradient was not a number, which count in no mean. A mini-batch in which no token has a gradient makes no
+        optimiser step. `flops` are the model's in all these passes.
 
     Raises:
-        EngineError: a gradient is not a number.
+        EngineError: too many steps in a row were skipped.
     """
-    losses, norms, totals, tokens = [], [], np.zeros(2), 0
+    phases = phases or Phases(split.device)
+    losses, norms, rates, totals, tokens, skipped, work = [], [], [], np.zeros(2), 0, 0, np.zeros(3)
     for _ in range(recipe.epochs):
         for unmasked in parts:
-            part = masked(unmasked)
-            tokens += int(part.loss_mask.sum())
+            with phases("score"):
+                part = masked(unmasked)
+            counted = int(part.loss_mask.sum())
             needed_N = recipe.needed(part)
             if not needed_N.any():
+                tokens += counted
                 continue
-            optimizer.zero_grad(set_to_none=True)
-            done = team.sum(_accumulate(split, part, needed_N, recipe, advance, team))
-            norm = clip_gradients(split.model, recipe.grad_clip)
-            if not np.isfinite(norm):
-                raise EngineError("the gradient is not a number; lower the learning rate, or use --dtype float32")
-            optimizer.step()
+            optimizer.clear()
+            with phases("train"):
+                done = team.sum(_accumulate(split, part, needed_N, recipe, advance, team))
+            work += done[4:]
+            with phases("optimizer"):
+                rate = optimizer.rate
+                norm = optimizer.step(float(done[0]), recipe.grad_clip)
+            if norm is None:
+                skipped += 1
+                continue
             if recipe.bonus is not None:
-                recipe.bonus.after_optimizer_step(done[3] / max(int(part.loss_mask.sum()), 1))
+                recipe.bonus.after_optimizer_step(done[3] / max(counted, 1))
             losses.append(done[0])
             norms.append(norm)
+            rates.append(rate)
             totals += done[1:3]
-    optimizer.zero_grad(set_to_none=True)
+            tokens += counted
+    optimizer.clear()
     return {
         "loss": float(np.mean(losses)) if losses else 0.0,
         "grad_norm": float(np.mean(norms)) if norms else 0.0,
+        "learning_rate": float(np.mean(rates)) if rates else optimizer.rate,
         "kl": float(totals[0] / max(tokens, 1)),
         "clip_fraction": float(totals[1] / max(tokens, 1)),
         "optimizer_steps": len(losses),
+        "skipped_steps": skipped,
+        "flops": model_flops(split, *work),
     }
 
 
@@ -98,8 +114,8 @@ def _accumulate(split: SplitModel, part: Batch, needed_N: Array, recipe: Recipe,
         team: the processes.
 
     Returns:
-        `[4]` the share's part of the loss, and sums over its tokens of k3, of clipped tokens and, with a bonus, of
-        entropies.
+        `[7]` the share's part of the loss; sums over its tokens of k3, of clipped tokens and, with a bonus, of
+        entropies; and what `model_flops` is told.
     """
     coefficient_N = token_coefficients(
         part.loss_mask, part.lengths, recipe.reduction, recipe.norm, all_rows=recipe.all_rows
@@ -109,7 +125,7 @@ def _accumulate(split: SplitModel, part: Batch, needed_N: Array, recipe: Recipe,
     whole_B, coefficient_N = part.lengths[rows], coefficient_N[needed_N]
     part = part.take(rows).only(needed_N[inside_N])
     share = share_of(split, part.sequences, recipe.token_budget, team)
-    mine, starts, sums = np.array(share.rows, np.int64), part.starts, np.zeros(4)
+    mine, starts, sums = np.array(share.rows, np.int64), part.starts, np.zeros(7)
     for chosen in forward_batches(split, [part.sequences[i] for i in mine], recipe.token_budget):
         micro = mine[chosen]
         batch = part.take(micro)
@@ -119,7 +135,9 @@ def _accumulate(split: SplitModel, part: Batch, needed_N: Array, recipe: Recipe,
         loss = found.losses.sum()
         loss.backward()  # type: ignore[no-untyped-call]
         entropy = 0.0 if entropies_N is None else float(entropies_N.detach().sum())
-        sums += [float(loss.detach()), found.kl, found.clipped, entropy]
+        lengths_B = np.array([len(prompt) + len(response) for prompt, response in batch.sequences], np.float64)
+        work = (lengths_B.sum(), (lengths_B**2).sum(), len(k_N))
+        sums += [float(loss.detach()), found.kl, found.clipped, entropy, *work]
         advance(int(whole_B[micro].sum()))
     for _ in range(share.idle):
         idle_backward(*split.within(partial(_forward, split, IDLE, None, recipe)))

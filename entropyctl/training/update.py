@@ -32,8 +32,10 @@ from entropyctl.tokenstats import SplitModel, split_model
 from entropyctl.training.batch import mini_batches, read_batch
 from entropyctl.training.critic import METRICS, Critic, critic_step, publish_critic
 from entropyctl.training.entropy import entropy_change, measure, statistics_of
+from entropyctl.training.flops import utilisation
 from entropyctl.training.live import LiveMask, masked_now, reads_of
-from entropyctl.training.optimizer import load_state, make_optimizer, save_state
+from entropyctl.training.optimizer import Optimization, Optimizer, load_state, save_state
+from entropyctl.training.phases import Phases, peak_memory
 from entropyctl.training.processes import ALONE, Team
 from entropyctl.training.recipe import Recipe
 from entropyctl.training.scored import check_step, lag, scored_by
@@ -49,21 +51,19 @@ class Trainer:
 
     policy: Policy
     split: SplitModel
-    optimizer: torch.optim.Optimizer
-    optimizer_steps: int
+    optimizer: Optimizer
     exact: bool = True  # the weights are those of `policy`, not trained on since
     facts: dict[str, float] = field(default_factory=dict)  # what else was published beside the version
     versions: set[str] = field(default_factory=set)  # digests of what it has stood for
     team: Team = ALONE  # the processes that hold it
+    publish_seconds: float | None = None  # that publishing `policy` took
 
     def __post_init__(self) -> None:
         """It stands for the version that was loaded."""
         self.versions.add(self.policy.digest)
 
 
-def open_trainer(
-    policy: Policy, optimizer: str, lr: float, weight_decay: float, device: str, team: Team = ALONE
-) -> Trainer:
+def open_trainer(policy: Policy, how: Optimization, device: str, team: Team = ALONE) -> Trainer:
     """Load a version with the optimiser state that was published beside it.
 
     The weights that are trained are float32 whatever the checkpoint holds: steps of 1e-6 vanish in bfloat16.
@@ -72,10 +72,10 @@ def open_trainer(
         InputError: the checkpoint or its trainer state is damaged.
     """
     split = spread(lambda place: split_model(load_model(policy, torch.float32, place)), device, team)
-    made = make_optimizer(split.model, optimizer, lr, weight_decay)
     state, facts = load_trainer_state(policy)
-    load_state(split.model, made, state)
-    return Trainer(policy, split, made, int(facts.get("optimizer_steps", 0)), facts=facts, team=team)
+    made = Optimizer(split.model, how, facts)
+    load_state(made, state)
+    return Trainer(policy, split, made, facts=facts, team=team)
 
 
 def update_step(
@@ -106,30 +106,34 @@ def update_step(
         EngineError: the step made weights that compute no numbers.
     """
     began = time.monotonic()
+    team, phases = trainer.team, Phases(trainer.split.device)
     batch = recipe.own(read_batch(rows, (*recipe.reads, *reads_of(live))))
-    before = statistics_of(rows) if scored_here else measure(trainer.split, batch, recipe, trainer.team)
+    with phases("score"):
+        before = statistics_of(rows) if scored_here else measure(trainer.split, batch, recipe, team)
     if recipe.bonus is not None:
         sampled = batch.old_logprobs if batch.old_logprobs is not None else before.logprobs
         recipe.bonus.begin_step(-float(sampled[batch.chosen].mean(dtype=np.float64)))
     parts = [batch.take(part) for part in mini_batches(rows["prompt_id"].to_pylist(), recipe.mini_batches)]
-    team = trainer.team
     masked = partial(masked_now, trainer.split, masks=live, recipe=recipe, team=team) if live else (lambda part: part)
-    trained = train_step(trainer.split, trainer.optimizer, parts, recipe, advance, masked, team)
-    trainer.optimizer_steps += int(trained.pop("optimizer_steps"))
-    trainer.exact = False
-    after = measure(trainer.split, batch, recipe, trainer.team)
-    lr = float(trainer.optimizer.param_groups[0]["lr"])
+    trained = train_step(trainer.split, trainer.optimizer, parts, recipe, advance, masked, team, phases)
+    if trained["optimizer_steps"]:
+        trainer.exact = False
+    with phases("measure"):
+        after = measure(trainer.split, batch, recipe, team)
+    flops, seconds = trained.pop("flops"), time.monotonic() - began
     return {
         "reward": _mean_reward(rows),
-        **entropy_change(batch, before, after, lr),
+        **entropy_change(batch, before, after, trained["learning_rate"]),
         **trained,
         "entropy_coef": None if recipe.bonus is None else recipe.bonus.coef_now,
         "mask_fraction": float(1 - (batch.loss_mask & (batch.weights != 0))[batch.chosen].mean()),
-        "learning_rate": lr,
         "rows": rows.num_rows,
         "tokens": int(batch.loss_mask.sum()),
-        "optimizer_steps": trainer.optimizer_steps,
-        "seconds": time.monotonic() - began,
+        "optimizer_steps": trainer.optimizer.steps,
+        "seconds": seconds,
+        **phases.metrics(),
+        "mfu": utilisation(flops, phases.seconds["train"], trainer.split.device, recipe.dtype, team.size),
+        "peak_memory": peak_memory(trainer.split.device, team),
     }
 
 
@@ -173,7 +177,9 @@ def train_steps(
     Yields:
         A row of metrics for each step.
     """
+    ready = time.monotonic()
     for step in source:
+        waited = time.monotonic() - ready
         source.activity.version = trainer.policy.version
         rows = samples(step.rows)
         if "advantages" in recipe.reads or recipe.trains != "policies":
@@ -187,10 +193,12 @@ def train_steps(
             if publish:
                 trainer.team.tell({"step": step.number})
                 publish_all(trainer, critic, recipe, step.number, keep)
+            ready = time.monotonic()
             continue
         # The file is opened first: a place that cannot be written is known before the work, and before the publishing.
         with metrics_file(metrics, step.number, trainer.policy, record, source) if metrics else nullcontext() as sink:
             values = _train(trainer, source, step.number, rows, recipe, live, critic, quiet)
+            values["wait_seconds"] = waited
             values["published_version"] = trainer.policy.version + 1 if publish else None
             if sink is not None:
                 columns = load_schema("metrics").columns
@@ -211,6 +219,7 @@ def train_steps(
                         Path(metrics_path(str(metrics), step.number)).unlink(missing_ok=True)
                 raise
         source.activity.version = trainer.policy.version
+        ready = time.monotonic()
         yield values
     trainer.team.tell({"end": True})
 
@@ -227,21 +236,31 @@ def _train(
 ) -> dict[str, Any]:
     """Train policy and critic on a step's rows; its metrics, but for the version that is published."""
     team = trainer.team
-    tokens = int(row_lengths(rows["tokens"]).sum()) // team.size  # each process shows its own
-    steps_before = trainer.optimizer_steps
+    tokens = int(row_lengths(rows["tokens"]).sum())
+    shown = tokens // team.size * recipe.epochs  # each process shows its own
+    steps_before, publish_seconds = trainer.optimizer.steps, trainer.publish_seconds
     scored_here = _exact(trainer, source, number, rows, recipe)
     team.tell({"step": number, "scored_here": scored_here}, rows)
-    with progress(f"update step {number}", tokens * recipe.epochs, quiet=quiet) as advance:
+    with progress(f"update step {number}", shown, quiet=quiet) as advance:
         values = update_step(trainer, rows, recipe, scored_here=scored_here, live=live, advance=advance)
-    if trainer.optimizer_steps == steps_before:
-        notice(f"update: step {number}: no token has a gradient; the weights stay as they are")
-    values |= dict.fromkeys(METRICS)
+    values |= dict.fromkeys((*METRICS, "critic_seconds"))
     if critic is not None:
-        with progress(f"update critic {number}", tokens * recipe.epochs, quiet=quiet) as advance:
+        with progress(f"update critic {number}", shown, quiet=quiet) as advance:
             learnt = critic_step(critic, rows, recipe, advance)
-        values |= learnt | {"seconds": values["seconds"] + learnt["seconds"]}
+        learnt["critic_seconds"] = learnt.pop("seconds")
+        learnt["skipped_steps"] += values["skipped_steps"]
+        values |= learnt | {"seconds": values["seconds"] + learnt["critic_seconds"]}
+    if values["skipped_steps"]:
+        notice(
+            f"update: step {number}: skipped {values['skipped_steps']} optimiser steps, of which loss or gradient is "
+            "not a number"
+        )
+    elif trainer.optimizer.steps == steps_before:
+        notice(f"update: step {number}: no token has a gradient; the weights stay as they are")
+    tokens += int(row_lengths(rows["prompt_tokens"]).sum())
     behind = lag(rows, trainer.policy) if recipe.trains == "policies" else None
-    return values | {"step": number, "policy_version": trainer.policy.version, "lag": behind}
+    own = {"step": number, "policy_version": trainer.policy.version, "lag": behind, "publish_seconds": publish_seconds}
+    return values | own | {"tokens_per_second": tokens / values["seconds"]}
 
 
 def _exact(trainer: Trainer, source: Source, number: int, rows: pa.Table, recipe: Recipe) -> bool:
@@ -275,15 +294,16 @@ def publish_next(trainer: Trainer, facts: dict[str, float], step: int | None = N
     Raises:
         OutputError: the disk refuses.
     """
-    model, leads = trainer.split.model, trainer.team.leads
-    state = save_state(model, trainer.optimizer, keep=leads)
+    began, leads = time.monotonic(), trainer.team.leads
+    state = save_state(trainer.optimizer, keep=leads)
     found = gather(trainer.split, trainer.team)
     if not leads:
         return
-    facts = {"optimizer_steps": trainer.optimizer_steps, **facts}
+    facts = {**trainer.optimizer.facts(), **facts}
     trainer.policy = publish_version(
-        trainer.policy, model, state, facts, step=step, weights=found.weights, probe=found.probe
+        trainer.policy, trainer.split.model, state, facts, step=step, weights=found.weights, probe=found.probe
     )
+    trainer.publish_seconds = time.monotonic() - began
     trainer.versions.add(trainer.policy.digest)
     trainer.exact = True
 

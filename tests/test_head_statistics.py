@@ -22,6 +22,7 @@ from entropyctl.tokenstats import (
     head_statistics,
     head_statistics_and_top,
     statistics,
+    token_logprobs,
     token_logprobs_and_entropies,
 )
 from entropyctl.tokenstats.sums import Sums, fold, merge, new_sums
@@ -114,6 +115,30 @@ def test_gradients_are_those_of_the_written_formulas(passes: str, kind: str, thr
     truth = torch.autograd.grad(total.sum(), inputs)
     for ours, true in zip(found, truth, strict=True):
         torch.testing.assert_close(ours, true, atol=1e-5 * float(true.abs().max()), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("threads", "shares"), [(1, 2**23), (3, 2**23), (3, 100 * 16 * 3)])
+def test_gradients_of_sixteen_bit_weights_are_summed_in_float32(
+    threads: int, shares: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many tokens threads add up at once: rounded to bfloat16 once, at the end."""
+    monkeypatch.setattr(statistics, "SHARES", shares)
+    head = make_head(2500, 16)
+    head.linear.bfloat16()
+    hidden = (3 * torch.randn(1100, 16, generator=torch.Generator().manual_seed(3))).bfloat16().requires_grad_()
+    tokens, inputs = torch.arange(1100) * 331 % 2500, [hidden, head.linear.weight]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = torch.autograd.grad(token_logprobs(hidden, head, tokens, 0.7).sum(), inputs)
+    finally:
+        torch.set_num_threads(before)
+    wide = [one.detach().double().requires_grad_() for one in inputs]
+    log_p = torch.log_softmax(wide[0] @ wide[1].T / 0.7, dim=1)
+    truth = torch.autograd.grad(log_p.gather(1, tokens[:, None]).sum(), wide)
+    for ours, true in zip(found, truth, strict=True):
+        assert ours.dtype == torch.bfloat16
+        torch.testing.assert_close(ours.double(), true, atol=1e-5 * float(true.abs().max()), rtol=2**-8)
 
 
 def test_padding_behind_the_vocabulary_has_no_probability_and_no_gradient(passes: str) -> None:

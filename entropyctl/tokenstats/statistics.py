@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from entropyctl.tokenstats.compiled import EAGER, Kernels, kernels
-from entropyctl.tokenstats.head import Head, Weights, product, through_cap, tile_logits
+from entropyctl.tokenstats.head import Head, Weights, through_cap, tile_logits
 from entropyctl.tokenstats.sums import BlockStatistics, Pull, Sums, Top, new_sums, no_keys, rows_of, statistics, top
 from entropyctl.tokenstats.threads import in_threads
 
@@ -26,6 +27,7 @@ class Tile(NamedTuple):
 
 # 2 MB of float32 logits stay in a core's cache, 32 MB in a GPU's.
 TILE_ON_CPU, TILE_ELSEWHERE = Tile(512, 1024), Tile(2048, 4096)
+SHARES = 2**23  # numbers, 32 MB, of which threads add up the gradient at hidden states
 
 
 def block_statistics(logits_NV: Tensor, tokens_N: Tensor, temperature: float = 1.0) -> BlockStatistics:
@@ -188,44 +190,74 @@ def vocabulary_gradients(
         given: of the tokens.
         needs: which of the three.
     """
-    device, pull = hidden_ND.device, _kernels(hidden_ND.device).pull
-    count, vocabulary = len(tokens_N), weights.weight.shape[0]
-    tokens, columns = _tile(device)
-    pieces = min(torch.get_num_threads(), -(-vocabulary // columns)) if device.type == "cpu" else 1
-    # A piece is a part of the vocabulary, so that no two write to the same rows of the weight's gradient.
-    by_hidden = [torch.zeros_like(hidden_ND, dtype=torch.float32) for _ in range(pieces if needs[0] else 0)]
-    by_weight = torch.zeros_like(weights.weight, dtype=torch.float32) if needs[1] else None
+    device, count, vocabulary = hidden_ND.device, len(tokens_N), weights.weight.shape[0]
+    pieces = min(torch.get_num_threads(), -(-vocabulary // _tile(device).columns)) if device.type == "cpu" else 1
+    by_hidden = torch.zeros_like(hidden_ND, dtype=torch.float32) if needs[0] else None
     by_bias = torch.zeros(vocabulary, device=device) if needs[2] and weights.bias is not None else None
-
-    def piece(number: int) -> None:
-        tile = torch.empty(tokens * columns, device=device)
-        for left in range(number * columns, vocabulary, pieces * columns):
-            right = min(left + columns, vocabulary)
-            for start in range(0, count, tokens):
-                rows = slice(start, min(start + tokens, count))
-                hidden = hidden_ND[rows]
-                gradient_NV = tile_logits(hidden, weights, left, right, tile)
-                logits_NV = gradient_NV.clone() if weights.cap else None
-                pull(gradient_NV, tokens_N[rows] - left, beta, Pull(*(one[rows] for one in given)))
-                gradient_NV = through_cap(gradient_NV, logits_NV, weights).to(
-                    hidden.dtype if hidden.is_cuda else torch.float32
-                )
-                if by_hidden:
-                    _add_product(by_hidden[number][rows], gradient_NV, weights.weight[left:right])
-                if by_weight is not None:
-                    _add_product(by_weight[left:right], gradient_NV.T, hidden)
-                if by_bias is not None:
-                    by_bias[left:right] += gradient_NV.sum(dim=0, dtype=torch.float32)
-
-    in_threads(piece, pieces, device)
-    total = None if not by_hidden else torch.stack(by_hidden).sum(dim=0) if len(by_hidden) > 1 else by_hidden[0]
-    found = [total, by_weight, by_bias]
+    # A piece is a part of the vocabulary, so that no two write to the same rows of the weight's gradient. To that at
+    # hidden states each has a share, and these are added in one order whichever is done first.
+    at_once = max(SHARES // (hidden_ND.shape[1] * pieces), 64) if pieces > 1 else max(count, 1)
+    # All tokens at once add up a tile of it in float32, which need not be kept then.
+    kind = weights.weight.dtype if count <= at_once else torch.float32
+    by_weight = torch.zeros_like(weights.weight, dtype=kind) if needs[1] else None
+    for start in range(0, count, at_once):
+        rows = slice(start, start + at_once)
+        shares: list[Tensor | None] = [None] * pieces
+        if by_hidden is not None:
+            shares = [by_hidden[rows], *(torch.zeros_like(by_hidden[rows]) for _ in range(pieces - 1))]
+        work = (hidden_ND[rows], weights, tokens_N[rows], beta, Pull(*(one[rows] for one in given)))
+        add = partial(_add_piece, work=work, shares=shares, by_weight=by_weight, by_bias=by_bias)
+        in_threads(add, pieces, device)
+        for share in shares[1:]:
+            if by_hidden is not None and share is not None:
+                by_hidden[rows] += share
+    found = [by_hidden, by_weight, by_bias]
     inputs = [hidden_ND, weights.weight, weights.bias]
     return [None if a is None or b is None else a.to(b.dtype) for a, b in zip(found, inputs, strict=True)]
+
+
+def _add_piece(
+    number: int,
+    work: tuple[Tensor, Weights, Tensor, float, Pull],
+    shares: list[Tensor | None],
+    by_weight: Tensor | None,
+    by_bias: Tensor | None,
+) -> None:
+    """Add to the gradients what every so-many-th tile of columns brings."""
+    hidden_ND, weights, tokens_N, beta, given = work
+    tokens, columns = _tile(hidden_ND.device)
+    buffer = torch.empty(min(tokens, len(hidden_ND)) * columns, device=hidden_ND.device)
+    by_hidden, vocabulary = shares[number], weights.weight.shape[0]
+    for left in range(number * columns, vocabulary, len(shares) * columns):
+        part = slice(left, min(left + columns, vocabulary))
+        by_part = None if by_weight is None else by_weight[part].float()  # itself where it is float32
+        for start in range(0, len(hidden_ND), tokens):
+            rows = slice(start, start + tokens)
+            own = Pull(*(one[rows] for one in given))
+            gradient_NV = _tile_gradient(hidden_ND[rows], weights, tokens_N[rows], part, beta, own, buffer)
+            if by_hidden is not None:
+                _add_product(by_hidden[rows], gradient_NV, weights.weight[part])
+            if by_part is not None:
+                _add_product(by_part, gradient_NV.T, hidden_ND[rows])
+            if by_bias is not None:
+                by_bias[part] += gradient_NV.sum(dim=0, dtype=torch.float32)
+        if by_weight is not None and by_part is not None and by_weight.dtype != torch.float32:
+            by_weight[part] = by_part
+
+
+def _tile_gradient(
+    hidden_ND: Tensor, weights: Weights, tokens_N: Tensor, part: slice, beta: float, given: Pull, out: Tensor
+) -> Tensor:
+    """The gradient at h W^T + b of a part of the vocabulary, in a type that the device multiplies with the weights."""
+    gradient_NV = tile_logits(hidden_ND, weights, part.start, part.stop, out)
+    logits_NV = gradient_NV.clone() if weights.cap else None
+    _kernels(hidden_ND.device).pull(gradient_NV, tokens_N - part.start, beta, given)
+    gradient_NV = through_cap(gradient_NV, logits_NV, weights)
+    return gradient_NV.to(hidden_ND.dtype) if hidden_ND.is_cuda else gradient_NV
 
 
 def _add_product(out: Tensor, first: Tensor, second: Tensor) -> None:
     if first.dtype == torch.float32:
         out.addmm_(first, second.float())
     else:
-        out += product(first, second)
+        torch.addmm(out, first, second.to(first.dtype), out_dtype=torch.float32, out=out)

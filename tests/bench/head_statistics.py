@@ -3,8 +3,13 @@
     python tests/bench/head_statistics.py [--rounds 3] [--shapes small large] [--trl DIRECTORY]
 
 CPU time of one thread, each way beside the product in every round; the last lines are wall time of two threads. Every
-figure is the median ratio to the product; peak memory is what a process of its own used beyond its inputs. TRL's head
-is run too where trl 1.16 is installed, or unpacked in DIRECTORY.
+figure is the median ratio to the product; peak memory is what a process of its own used beyond its inputs, and beyond
+the gradients that it returned. TRL's head is run too where trl 1.16 is installed, or unpacked in DIRECTORY.
+
+What a ratio cannot fall below: the statistics contain the product once, so no head is faster than TRL's by more than
+TRL's own ratio. The backward pass makes the logits again, multiplies with the weights, and with the hidden states where
+the weights are trained: two products, or three. It could do without the first only by keeping the logits, or by taking
+log Z from an earlier pass with the very same weights.
 """
 
 from __future__ import annotations
@@ -17,11 +22,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from entropyctl.tokenstats import Head, head_statistics, token_logprobs
+from entropyctl.tokenstats import Head, head_statistics, head_statistics_and_top, token_logprobs
 from entropyctl.tokenstats import statistics as ours
 from entropyctl.tokenstats.compiled import EAGER, kernels
 
@@ -62,7 +68,12 @@ def naive(hidden: Tensor, head: Head, tokens: Tensor) -> list[Tensor]:
     return [own, entropy, sum_p2, expected, own.exp() * (entropy + own)]
 
 
-def forward_ways(shape: tuple[int, int, int], trl: object) -> dict[str, Way]:
+def of_trl(trl: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, names: tuple[str, ...]) -> tuple[Tensor, ...]:
+    """TRL's log p and the other statistics of those names, with the tile of its own trainer."""
+    return trl.ChunkedLogProbFunction.apply(hidden, weight, None, tokens, 1.0, 32768, None, 1.0, names)
+
+
+def forward_ways(shape: tuple[int, int, int], trl: Any) -> dict[str, Way]:
     """Ways to the statistics, the bare product first."""
     hidden, head, tokens = inputs(shape)
     weight = head.linear.weight.detach()
@@ -71,38 +82,41 @@ def forward_ways(shape: tuple[int, int, int], trl: object) -> dict[str, Way]:
         "product": lambda: torch.mm(hidden, weight.T, out=out),
         "five, compiled": with_kernels(True, lambda: head_statistics(hidden, head, tokens, 1.0)),
         "five, torch": with_kernels(False, lambda: head_statistics(hidden, head, tokens, 1.0)),
+        "five and top 20, compiled": with_kernels(True, lambda: head_statistics_and_top(hidden, head, tokens, 1.0, 20)),
         "five, naive": lambda: naive(hidden, head, tokens),
     }
     if trl is not None:
-        names = ("entropy", "log_sum_sq_probs")
-        ways["three, TRL"] = lambda: trl.ChunkedLogProbFunction.apply(  # type: ignore[attr-defined]
-            hidden, weight, None, tokens, 1.0, 32768, None, 1.0, names
-        )
+        ways["three, TRL"] = lambda: of_trl(trl, hidden, weight, tokens, ("entropy", "log_sum_sq_probs"))
     return {name: torch.no_grad()(way) for name, way in ways.items()}
 
 
-def backward_ways(shape: tuple[int, int, int]) -> dict[str, Way]:
+def backward_ways(shape: tuple[int, int, int], trl: Any) -> dict[str, Way]:
     """Ways to the gradient of log p alone; the forward pass is made beforehand."""
     hidden, head, tokens = inputs(shape)
     weight, out = head.linear.weight.detach(), torch.empty(shape[0], shape[2])
     hidden.requires_grad_()
 
-    def backward(trains: bool) -> Way:
+    def backward(trains: bool, logprobs: Callable[[], Tensor]) -> Way:
         def run() -> object:
             head.linear.weight.requires_grad_(trains)
             hidden.grad = head.linear.weight.grad = None
-            logprobs = token_logprobs(hidden, head, tokens, 1.0)
+            total = logprobs().sum()
             began = time.thread_time()
-            logprobs.sum().backward()
+            total.backward()
             return time.thread_time() - began
 
         return run
 
-    return {
-        "product": lambda: torch.mm(hidden.detach(), weight.T, out=out),
-        "at hidden states": with_kernels(True, backward(False)),
-        "and at weights": with_kernels(True, backward(True)),
-    }
+    def own() -> Tensor:
+        return token_logprobs(hidden, head, tokens, 1.0)
+
+    ways: dict[str, Way] = {"product": lambda: torch.mm(hidden.detach(), weight.T, out=out)}
+    for name, compiled in (("compiled", True), ("torch", False)):
+        ways[f"at hidden states, {name}"] = with_kernels(compiled, backward(False, own))
+        ways[f"and at weights, {name}"] = with_kernels(compiled, backward(True, own))
+    if trl is not None:
+        ways["and at weights, TRL"] = backward(True, lambda: of_trl(trl, hidden, head.linear.weight, tokens, ())[0])
+    return ways
 
 
 def ratios(ways: dict[str, Way], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
@@ -130,12 +144,21 @@ def peak_beyond_inputs(name: str, shape_name: str) -> float:
 
 def print_peak(name: str, shape_name: str) -> None:
     """The peak memory of one way, printed."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(1 if name != "backward, two threads" else 2)
     hidden, head, tokens = inputs(SHAPES[shape_name])
-    with torch.no_grad():
-        head_statistics(hidden[:8], head, tokens[:8], 1.0)  # libraries, and the compiled passes
+    if name.startswith("backward"):
+        few = hidden[:8].clone().requires_grad_()
+        token_logprobs(few, head, tokens[:8], 1.0).sum().backward()  # libraries, and the compiled passes
+        head.linear.weight.grad = None
+        hidden.requires_grad_()
         before = memory("VmRSS")
-        naive(hidden, head, tokens) if name == "naive" else head_statistics(hidden, head, tokens, 1.0)
+        token_logprobs(hidden, head, tokens, 1.0).sum().backward()
+        before += 4 * (hidden.numel() + head.linear.weight.numel()) / 2**20
+    else:
+        with torch.no_grad():
+            head_statistics(hidden[:8], head, tokens[:8], 1.0)
+            before = memory("VmRSS")
+            naive(hidden, head, tokens) if name == "naive" else head_statistics(hidden, head, tokens, 1.0)
     print(memory("VmHWM") - before)
 
 
@@ -164,14 +187,14 @@ def main() -> None:
         shape = SHAPES[name]
         print("T={} D={} V={}".format(*shape))
         torch.set_num_threads(1)
-        for title, ways in (("forward", forward_ways(shape, trl)), ("backward of log p", backward_ways(shape))):
+        for title, ways in (("forward", forward_ways(shape, trl)), ("backward of log p", backward_ways(shape, trl))):
             found = ratios(ways, given.rounds, time.thread_time)
             print(f"  {title}, CPU time:", ", ".join(f"{k} {v:.2f}" for k, v in found.items() if k != "product"))
         torch.set_num_threads(2)
         both = {k: v for k, v in forward_ways(shape, None).items() if k in ("product", "five, compiled", "five, torch")}
         found = ratios(both, given.rounds, time.perf_counter)
         print("  two threads, wall time:", ", ".join(f"{k} {v:.2f}" for k, v in found.items() if k != "product"))
-        peaks = {way: peak_beyond_inputs(way, name) for way in ("five", "naive")}
+        peaks = {way: peak_beyond_inputs(way, name) for way in ("five", "naive", "backward", "backward, two threads")}
         print("  memory beyond inputs:", ", ".join(f"{k} {v:.0f} MiB" for k, v in peaks.items()))
 
 

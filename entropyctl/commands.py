@@ -165,6 +165,7 @@ EXTRAS = {
     "reasoning_gym": "gym",
     "datasets": "hub",
     "vllm": "vllm",
+    "peft": "lora",
 }
 
 SPEAKING_SECONDS = 2.0

@@ -6,6 +6,8 @@ from typing import Annotated, Literal, NamedTuple
 
 import typer
 
+from entropyctl.commands import Device, Dtype
+
 
 class Optimizing(NamedTuple):
     """The optimiser and its rates."""
@@ -66,3 +68,34 @@ class CriticTraining(NamedTuple):
     critic_clip: Annotated[
         float, typer.Option(metavar="X", help="How far its values may move from those in the table.")
     ] = 0.5
+
+
+class LoraTraining(NamedTuple):
+    """An adapter in place of the weights."""
+
+    lora: Annotated[
+        str | None,
+        typer.Option(
+            metavar="r=N,alpha=X,targets=A+B",
+            help="Train a low-rank adapter of the policy (needs peft): r 16, alpha 2 r, targets all-linear or layers' "
+            "names. The same on every run of the policy.",
+        ),
+    ] = None
+    lora_publish: Annotated[
+        Literal["merged", "adapter"],
+        typer.Option(help="Versions are whole models, or adapters of the checkpoint that the first run began with."),
+    ] = "merged"
+
+
+class Holding(NamedTuple):
+    """Where the model in training is held, and how."""
+
+    dtype: Dtype = "float32"
+    device: Device = "auto"
+    checkpoint_activations: Annotated[
+        bool, typer.Option("--checkpoint-activations", help="Compute layers again in the backward pass: less memory.")
+    ] = False
+    offload: Annotated[
+        bool,
+        typer.Option("--offload", help="Under torchrun: weights and optimiser state stay in the machine's memory."),
+    ] = False

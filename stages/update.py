@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from entropyctl import commands, methods
-from entropyctl.commands import AllowMismatch, Device, Dtype, Inputs, Json, Quiet
-from entropyctl.flags import CriticTraining, EntropyControl, Optimizing
+from entropyctl.commands import AllowMismatch, Inputs, Json, Quiet
+from entropyctl.flags import CriticTraining, EntropyControl, Holding, LoraTraining, Optimizing
 
 
 def run(argv: list[str]) -> int:
@@ -44,6 +44,7 @@ def update(
         str | None, typer.Option(metavar="DIR", help="Directory that gets a metrics file for each step.")
     ] = None,
     optimizing: Optimizing = Optimizing(),  # noqa: B008, a constant
+    adapting: LoraTraining = LoraTraining(),  # noqa: B008
     grad_clip: Annotated[float, typer.Option(metavar="X", help="Largest norm of the gradient.")] = 1.0,
     reduction: commands.Reduction = None,
     norm: commands.Norm = None,
@@ -58,8 +59,7 @@ def update(
     mini_batches: Annotated[int, typer.Option(metavar="N", help="Optimiser steps per epoch; groups stay whole.")] = 1,
     epochs: Annotated[int, typer.Option(metavar="N", help="How often the step's responses are used.")] = 1,
     token_budget: commands.TokenBudget = 4096,
-    dtype: Dtype = "float32",
-    device: Device = "auto",
+    holding: Holding = Holding(),  # noqa: B008
     allow_mismatch: AllowMismatch = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -113,7 +113,9 @@ def update(
     from entropyctl.training.critic import open_critic
     from entropyctl.training.follower import follow, tell_beginning
     from entropyctl.training.live import recorded_masks
+    from entropyctl.training.lora import parse_lora
     from entropyctl.training.processes import together
+    from entropyctl.training.sharded import Place
 
     path = commands.required("--policy", policy)
     allowed = tuple(allow_mismatch or ())
@@ -134,7 +136,7 @@ def update(
         epochs=epochs,
         grad_clip=grad_clip,
         token_budget=token_budget,
-        dtype=dtype,
+        dtype=holding.dtype,
     )
     if mask == "live" and recipe.trains != "policies":
         raise UsageError(f"--mask live: masks are the policy's, and --objective {method} trains another model")
@@ -146,10 +148,11 @@ def update(
     # A mask that runs again may want any column; which ones stands in the file.
     columns = None if mask == "live" else wanted
     options = {**params, **given}
-    with together(device) as team:
-        opened = partial(open_trainer, how=how, device=device, team=team)
+    with together(holding.device) as team:
+        lora, place = parse_lora(adapting.lora), Place(**holding._asdict())
+        opened = partial(open_trainer, how=how, place=place, team=team, lora=lora, lora_publish=adapting.lora_publish)
         judge_how = replace(how, lr=judging.critic_lr, lr_flag="--critic-lr")
-        opened_judge = partial(open_critic, how=judge_how, clip=judging.critic_clip, device=device, team=team)
+        opened_judge = partial(open_critic, how=judge_how, clip=judging.critic_clip, place=place, team=team)
         if not team.leads:
             follow(team, recipe, opened, opened_judge, options, publish=publish)
             return

@@ -24,9 +24,9 @@ from entropyctl.table.columns import flat_values, list_column, row_lengths, with
 from entropyctl.training import EntropyBonus, Recipe, open_trainer, update_step
 from entropyctl.training.critic import critic_step, open_critic
 from entropyctl.training.live import LiveMask
-from entropyctl.training.optimizer import Optimization, save_state
+from entropyctl.training.optimizer import Optimization, Optimizer
 from entropyctl.training.processes import Team, together
-from entropyctl.training.sharded import gather
+from entropyctl.training.sharded import Place, gather, whole
 
 PLAIN = {
     "objective": ppo,
@@ -97,6 +97,12 @@ SCENARIOS: dict[str, tuple[dict[str, Any], Any, dict[str, Any]]] = {
 }
 
 
+def state_of(optimizer: Optimizer) -> dict[str, torch.Tensor]:
+    """The optimiser's tensors, each whole."""
+    named = [(name, optimizer.inner.state.get(p, {})) for name, p in optimizer.model.named_parameters()]
+    return {f"{name}:{quantity}": whole(value) for name, state in named for quantity, value in state.items()}
+
+
 def run(place: Path, team: Team) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Every scenario: the metrics, and the weights and the optimiser's state after it."""
     with read([str(place / "rows.parquet")]) as source:
@@ -111,18 +117,17 @@ def run(place: Path, team: Team) -> tuple[dict[str, Any], dict[str, torch.Tensor
         optimizer = more.get("optimizer", "sgd")
         how = Optimization(optimizer, RATES[optimizer], 0.01)
         if "critic" in more:
-            trainer = open_critic(find_policy(str(place / "critic")), how, 0.5, "cpu", team)
+            trainer = open_critic(find_policy(str(place / "critic")), how, 0.5, Place("cpu"), team)
             found = critic_step(trainer, rows, recipe)
         else:
-            trainer = open_trainer(find_policy(str(place / more.get("policy", "tiny"))), how, "cpu", team)
+            trainer = open_trainer(find_policy(str(place / more.get("policy", "tiny"))), how, Place("cpu"), team)
             found = update_step(trainer, rows, recipe, live=live)
         model = trainer.split.model
         here = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in model.parameters())
         shares = np.zeros(team.size)
         shares[team.rank] = here / sum(p.numel() for p in model.parameters())
         metrics[name] = {**found, "shares": team.sum(shares).tolist()}
-        state = save_state(trainer.optimizer)
-        weights = gather(trainer.split, team).weights or model.state_dict()
+        state, weights = state_of(trainer.optimizer), gather(trainer.split, team).weights
         tensors |= {f"{name}/{key}": value.detach().clone() for key, value in {**weights, **state}.items()}
     return metrics, tensors
 

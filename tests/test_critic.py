@@ -18,12 +18,13 @@ from entropyctl.objectives import ppo, token_coefficients
 from entropyctl.objectives._value import explained_variance, value_loss
 from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_critic
-from entropyctl.policy.publish import load_trainer_state
+from entropyctl.policy.trainer_state import load_trainer_state
 from entropyctl.table import new_record, read, write
 from entropyctl.table.columns import flat_values, list_column, row_lengths, with_column
 from entropyctl.tokenstats import value_sequences
 from entropyctl.training import Optimization, Recipe
 from entropyctl.training.critic import Critic, critic_step, open_critic
+from entropyctl.training.sharded import Place
 
 from .conftest import ROOT, Cli, without_costs
 
@@ -110,7 +111,7 @@ def step_rows(critic: Critic, returns=None, seed: int = 0) -> pa.Table:
 
 @pytest.fixture
 def critic(tiny_critic: Path) -> Critic:
-    return open_critic(find_policy(str(tiny_critic)), Optimization("sgd", 1.0), 0.5, "cpu")
+    return open_critic(find_policy(str(tiny_critic)), Optimization("sgd", 1.0), 0.5, Place("cpu"))
 
 
 @pytest.mark.parametrize(("reduction", "budget"), [("token-mean", 10_000), ("seq-mean-token-mean", 20)])
@@ -142,7 +143,7 @@ def test_a_step_follows_the_gradient_of_the_written_loss(critic: Critic, reducti
 
 
 def test_a_critic_learns_returns_that_are_always_the_same(tiny_critic: Path) -> None:
-    critic = open_critic(find_policy(str(tiny_critic)), Optimization("adamw", 5e-3), float("inf"), "cpu")
+    critic = open_critic(find_policy(str(tiny_critic)), Optimization("adamw", 5e-3), float("inf"), Place("cpu"))
     rows = step_rows(critic, returns=0.8)
     first = critic_step(critic, rows, make_recipe(mini_batches=3))
     assert first["explained_variance"] is None

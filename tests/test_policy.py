@@ -17,13 +17,18 @@ import torch
 from entropyctl.errors import InputError, Locked, MismatchError, OutputError, UsageError
 from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_model
-from entropyctl.policy.publish import load_trainer_state, locked, policy_to_train, publish
+from entropyctl.policy.publish import locked, policy_to_train, publish
+from entropyctl.policy.trainer_state import Shard, load_trainer_state, write_shard
 from entropyctl.policy.versions import weights_digest
 
 from .conftest import ROOT
 
 CPU = torch.device("cpu")
 STATE = {"w:exp_avg": torch.arange(3.0)}
+
+
+def state(directory: Path) -> None:
+    write_shard(directory, Shard(STATE, {}))
 
 
 def test_a_plain_checkpoint_is_version_0(tiny_policy: Path) -> None:
@@ -43,7 +48,7 @@ def test_publishing_makes_a_version_that_loads_and_is_latest(policy_root: Path) 
     model = load_model(policy, torch.float32, CPU)
     with torch.no_grad():
         model.lm_head.weight.add_(1.0)
-    fresh = publish(policy, model, STATE, {"optimizer_steps": 4})
+    fresh = publish(policy, model, state, {"optimizer_steps": 4})
     found = find_policy(str(policy_root))
     assert found == fresh and found.version == 1
     again = load_model(found, torch.float32, CPU)
@@ -51,10 +56,10 @@ def test_publishing_makes_a_version_that_loads_and_is_latest(policy_root: Path) 
     assert found.digest == weights_digest(found.directory) != policy.digest
     assert found.tokenizer_digest == policy.tokenizer_digest
     assert len({path.stat().st_mode for path in found.directory.iterdir()}) == 1  # nobody is locked out of the weights
-    state, facts = load_trainer_state(found)
-    assert facts == {"optimizer_steps": 4} and torch.equal(state["w:exp_avg"], STATE["w:exp_avg"])
+    tensors, facts = load_trainer_state(found)
+    assert facts == {"optimizer_steps": 4} and torch.equal(tensors["w:exp_avg"], STATE["w:exp_avg"])
     # the next version replaces the trainer's state and keeps the weights of this one
-    publish(fresh, model, STATE, {"optimizer_steps": 5})
+    publish(fresh, model, state, {"optimizer_steps": 5})
     assert sorted(p.name for p in policy_root.iterdir() if not p.name.startswith(".")) == [
         "latest",
         "trainer-v000002",
@@ -66,7 +71,7 @@ def test_publishing_makes_a_version_that_loads_and_is_latest(policy_root: Path) 
 
 def test_a_manifest_is_not_believed_when_the_files_changed(policy_root: Path) -> None:
     policy = find_policy(str(policy_root))
-    fresh = publish(policy, load_model(policy, torch.float32, CPU), STATE, {})
+    fresh = publish(policy, load_model(policy, torch.float32, CPU), state, {})
     published = fresh.digest
     weights = fresh.directory / "model.safetensors"
     data = bytearray(weights.read_bytes())
@@ -80,11 +85,12 @@ import sys, torch
 from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_model
 from entropyctl.policy.publish import publish
+from entropyctl.policy.trainer_state import Shard, write_shard
 policy = find_policy(sys.argv[1])
 model = load_model(policy, torch.float32, torch.device("cpu"))
 print("ready", flush=True)
 while True:
-    policy = publish(policy, model, {"w": torch.zeros(2)}, {})
+    policy = publish(policy, model, lambda path: write_shard(path, Shard({"w": torch.zeros(2)}, {})), {})
     print(policy.version, flush=True)
 """
 
@@ -125,7 +131,7 @@ def test_a_refused_write_leaves_the_policy_as_it_was(policy_root: Path, limit: i
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(OutputError):
-            publish(policy, model, STATE, {})
+            publish(policy, model, state, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, old)
@@ -136,14 +142,14 @@ def test_a_refused_write_leaves_the_policy_as_it_was(policy_root: Path, limit: i
 def test_a_published_version_is_never_replaced(policy_root: Path) -> None:
     policy = find_policy(str(policy_root))
     model = load_model(policy, torch.float32, CPU)
-    published = publish(policy, model, STATE, {})
+    published = publish(policy, model, state, {})
     weights = (published.directory / "model.safetensors").stat()
     with pytest.raises(MismatchError, match="is v000001 now, but v000000 was trained"):
-        publish(policy, model, STATE, {})  # another trainer was faster
+        publish(policy, model, state, {})  # another trainer was faster
     (policy_root / "latest").unlink()
     (policy_root / "latest").symlink_to("v000000")  # somebody goes back
     with pytest.raises(OutputError, match="exists already and would be replaced; move it away"):
-        publish(policy, model, STATE, {})
+        publish(policy, model, state, {})
     assert (published.directory / "model.safetensors").stat() == weights
     assert (policy_root / "trainer-v000001").is_dir()
 
@@ -151,12 +157,12 @@ def test_a_published_version_is_never_replaced(policy_root: Path) -> None:
 def test_what_an_interrupted_publisher_left_is_replaced(policy_root: Path) -> None:
     policy = find_policy(str(policy_root))
     model = load_model(policy, torch.float32, CPU)
-    publish(policy, model, STATE, {})
+    publish(policy, model, state, {})
     # as if it had been killed between the renames and the change of `latest`
     (policy_root / "latest").unlink()
     (policy_root / "latest").symlink_to("v000000")
     (policy_root / ".publishing").write_text("v000001")
-    assert publish(policy, model, STATE, {}).version == 1
+    assert publish(policy, model, state, {}).version == 1
     assert not (policy_root / ".publishing").exists()
 
 
@@ -166,14 +172,14 @@ def test_the_policy_is_resolved_again_once_it_is_locked(policy_root: Path) -> No
         assert found == policy
         with pytest.raises(Locked), policy_to_train(str(policy_root), publish=True):
             pass
-        publish(policy, load_model(policy, torch.float32, CPU), STATE, {})
+        publish(policy, load_model(policy, torch.float32, CPU), state, {})
     with policy_to_train(str(policy_root), publish=True) as found:
         assert found.version == 1
 
 
 def test_damaged_trainer_state_names_the_remedy(policy_root: Path) -> None:
     policy = find_policy(str(policy_root))
-    fresh = publish(policy, load_model(policy, torch.float32, CPU), STATE, {})
+    fresh = publish(policy, load_model(policy, torch.float32, CPU), state, {})
     (policy_root / "trainer-v000001" / "optimizer.safetensors").write_bytes(b"short")
     with pytest.raises(InputError, match="remove it to start with a fresh optimiser"):
         load_trainer_state(fresh)

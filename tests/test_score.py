@@ -92,7 +92,7 @@ def test_another_policy_is_refused_unless_it_is_asked_for(
     model = load_model(policy, torch.float32, torch.device("cpu"))
     with torch.no_grad():
         model.lm_head.weight.mul_(1.1)
-    publish(policy, model, {"w": torch.zeros(1)}, {})
+    publish(policy, model, lambda path: None, {})
     another = policy_root / "v000001"
     refused = cli("score", rollouts, "--policy", another, "-o", "s.parquet")
     assert refused.code == 5 and "was sampled by version 0" in refused.line, refused
@@ -109,7 +109,7 @@ def test_a_model_that_computes_nan_ends_with_8(cli: Cli, policy_root: Path, roll
     model = load_model(policy, torch.float32, torch.device("cpu"))
     with torch.no_grad():
         model.model.norm.weight[0] = torch.nan
-    publish(policy, model, {"w": torch.zeros(1)}, {})
+    publish(policy, model, lambda path: None, {})
     ran = cli("score", rollouts, "--policy", policy_root, "--at", "latest", "-o", "s.parquet")
     assert ran.code == 8 and "not numbers" in ran.line, ran
     assert not (tmp_path / "s.parquet").exists()

@@ -141,7 +141,7 @@ def test_versions_of_a_critic_are_told_apart(cli: Cli, rollouts: Path, tiny_crit
     model = load_critic(find_policy(str(root)), torch.float32, CPU)
     with torch.no_grad():
         model.score.bias.add_(1.0)
-    fresh = publish(find_policy(str(root)), model, {"w": torch.zeros(1)}, {})
+    fresh = publish(find_policy(str(root)), model, lambda path: None, {})
     for path, name in ((tiny_critic, "zero"), (root, "one")):
         assert cli("score", rollouts, "--critic", path, "-o", f"{name}.parquet").code == 0
     zero, one = (np.concatenate(rows_of(tmp_path / f"{n}.parquet")[0]["values"].to_pylist()) for n in ("zero", "one"))

@@ -19,6 +19,7 @@ from entropyctl.engines._server_client import Client, Passing, Refused
 from entropyctl.engines._vllm_setup import require_vllm
 from entropyctl.errors import EngineError, UsageError
 from entropyctl.policy import Policy
+from entropyctl.policy.adapter import check_whole
 from entropyctl.web import Address, in_background
 
 PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl
@@ -43,6 +44,7 @@ def serve_policy(
     """
     require_vllm()
     port = _free_port(port)
+    check_whole(policy, "vLLM")
     words = [str(policy.directory.resolve()), str(port), dtype, json.dumps(arguments)]
     with _child(command("entropyctl.engines._vllm_server", *words)) as process:
         client = Client(f"http://127.0.0.1:{port}", Address(False, "127.0.0.1", port, ""), timeout=10, retries=0)

@@ -14,6 +14,7 @@ from entropyctl.engines._probe import check_probe
 from entropyctl.engines._server_client import Client, Passing, Refused
 from entropyctl.errors import EngineError, one_line
 from entropyctl.policy import Policy
+from entropyctl.policy.adapter import check_whole
 from entropyctl.policy.probe import read_probe
 
 # vLLM's two routes from tokens to tokens; the first says which weights sampled, and must be switched on.
@@ -163,6 +164,7 @@ class Server:
         Raises:
             EngineError: the server cannot, or the proof fails.
         """
+        check_whole(self._policy, "vLLM")
         directory = str(self._policy.directory.resolve())
         remedy = f"start it again with `entropyctl serve --policy {directory}`"
         if held is None:

@@ -16,6 +16,7 @@ from entropyctl.engines._vllm_request import check_greedy, sampling_parameters, 
 from entropyctl.engines._vllm_setup import engine_arguments, prepare_process, require_vllm
 from entropyctl.errors import EngineError, one_line
 from entropyctl.policy import Policy
+from entropyctl.policy.adapter import check_whole
 from entropyctl.policy.checkpoint import load_tokenizer, stated_ends
 from entropyctl.table import notice
 
@@ -55,6 +56,7 @@ class _Running:
     def _start(self, policy: Policy) -> None:
         from vllm import LLM
 
+        check_whole(policy, "vLLM")
         directory = str(policy.directory.resolve())
         try:
             with redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):
@@ -99,6 +101,7 @@ class _Running:
         if self._llm is None:
             self._start(policy)
             return
+        check_whole(policy, "vLLM")
         directory = str(policy.directory.resolve())
         try:
             with redirect_stdout(sys.stderr):

@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from entropyctl.errors import InputError, UsageError
+from entropyctl.policy.adapter import base_of, is_adapter, merge
 from entropyctl.policy.holding import held
 from entropyctl.policy.versions import Policy
 
@@ -53,6 +54,10 @@ def load_model(policy: Policy, dtype: torch.dtype, device: torch.device) -> Any:
     Raises:
         InputError: the directory holds no model that can be loaded.
     """
+    if is_adapter(policy):
+        # Added up in float32: in 16 bits a weight would lose most of what the adapter adds to it.
+        with held(policy):
+            return merge(load_model(base_of(policy), torch.float32, device), policy).to(dtype).eval()
     return _load(transformers.AutoModelForCausalLM, policy, dtype, device, "a causal language model")
 
 

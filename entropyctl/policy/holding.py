@@ -1,12 +1,13 @@
 """Versions that are being read, and the old ones that nobody needs any more.
 
-A reader holds a shared lock on the version's `config.json`, a file that every checkpoint has, for as long as it loads;
+A reader holds a shared lock on the version's configuration, a file that every checkpoint has, for as long as it loads;
 who deletes takes the lock for itself, and leaves alone what somebody holds. The lock goes with the process.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,9 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from entropyctl.errors import InputError
-from entropyctl.policy.versions import Policy, versions_of
-
-HELD = "config.json"
+from entropyctl.policy.versions import MANIFEST, Policy, config_of, versions_of
 
 
 @contextmanager
@@ -26,7 +25,7 @@ def held(policy: Policy) -> Iterator[None]:
     Raises:
         InputError: it has been deleted already.
     """
-    path = policy.directory / HELD
+    path = config_of(policy.directory)
     try:
         with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
@@ -43,7 +42,8 @@ def held(policy: Policy) -> Iterator[None]:
 def delete_old_versions(root: Path, keep: int) -> list[Path]:
     """Delete the versions of a policy but for the newest ones and those that are held.
 
-    A version that is a link to a checkpoint elsewhere loses the link; the checkpoint stays.
+    A version that is a link to a checkpoint elsewhere loses the link; the checkpoint stays. So does a version that the
+    adapter of a newer one stands on.
 
     Args:
         root: the directory of versions.
@@ -52,14 +52,23 @@ def delete_old_versions(root: Path, keep: int) -> list[Path]:
     Returns:
         What was deleted.
     """
-    return [directory for _, directory in versions_of(root)[:-keep] if _delete(directory)]
+    versions = versions_of(root)
+    needed = {_base(directory) for _, directory in versions[-keep:]}
+    return [path for _, path in versions[:-keep] if path.name not in needed and _delete(path)]
+
+
+def _base(directory: Path) -> str | None:
+    """The version that a version's adapter stands on, where it is one of the same policy."""
+    manifest = directory / MANIFEST
+    facts = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    return facts.get("base", {}).get("path")
 
 
 def _delete(directory: Path) -> bool:
     """Delete a version unless it is held: first out of sight, then file by file."""
     gone = directory.with_name(f".{directory.name}.old")
     try:
-        with open(directory / HELD, "rb") as file:
+        with open(config_of(directory), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(gone, ignore_errors=True)  # of a deletion that was interrupted
             if directory.is_symlink():

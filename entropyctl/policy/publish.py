@@ -6,23 +6,33 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from entropyctl.errors import InputError, Locked, MismatchError, OutputError, UsageError
+from entropyctl.errors import Locked, MismatchError, OutputError, UsageError
 from entropyctl.policy.probe import Probe, write_probe
-from entropyctl.policy.versions import LATEST, MANIFEST, Policy, file_facts, find_policy, version_name, weights_digest
-from entropyctl.table import notice
+from entropyctl.policy.trainer_state import FACTS, trainer_directory
+from entropyctl.policy.versions import (
+    ADAPTER_CONFIG,
+    CONFIG,
+    LATEST,
+    MANIFEST,
+    Policy,
+    file_facts,
+    find_policy,
+    version_name,
+    weights_digest,
+)
 from entropyctl.table.atomic import cannot_write, sync_directory
 
 # Names the version that is being made visible: if it is still there, that version has never been `latest`.
 PUBLISHING = ".publishing"
 NOT_COPIED = (".safetensors", ".bin", ".gguf", ".index.json")
+WRITTEN_ANEW = (CONFIG, ADAPTER_CONFIG, MANIFEST)
 
 
 @contextmanager
@@ -73,23 +83,25 @@ def locked(root: Path) -> Iterator[None]:
 def publish(
     policy: Policy,
     model: Any,
-    state: dict[str, Any],
+    write_state: Callable[[Path], None],
     facts: dict[str, Any],
     *,
     step: int | None = None,
-    weights: dict[str, Any] | None = None,
+    save: Callable[[Path], None] | None = None,
     probe: Probe | None = None,
+    base: dict[str, str] | None = None,
 ) -> Policy:
     """Write the next version of a policy and make it the latest.
 
     Args:
         policy: the version that was trained; its `root` receives the new one.
         model: the trained model, saved in Hugging Face format.
-        state: tensors of the optimiser, by name.
-        facts: numbers of the trainer's state (steps taken, ...), kept in JSON beside the tensors.
+        write_state: writes the tensors of the trainer's state into a directory.
+        facts: numbers of it (steps taken, ...), kept in JSON beside the tensors.
         step: the training step that made the version, after which a continued loop goes on.
-        weights: of the model, where it does not hold all of them itself.
-        probe: of the model, likewise.
+        save: writes what the version holds of the model into a directory; else the model's own `save_pretrained`.
+        probe: of the model, where it does not hold all of its weights itself.
+        base: the checkpoint that an adapter in training stands on (`policy.adapter.base_facts`).
 
     Returns:
         The new version.
@@ -104,14 +116,15 @@ def publish(
         raise MismatchError(f"{policy.root / LATEST}: is {current} now, but {trained} was trained; run the step again")
     version = policy.version + 1
     directory = policy.root / version_name(version)
-    trainer = policy.root / f"trainer-{version_name(version)}"
-    temporary = [policy.root / f".{path.name}.tmp" for path in (directory, trainer)]
+    trainer = trainer_directory(policy.root, version)
+    temporary = [unfinished(path) for path in (directory, trainer)]
     _clear_leftovers(policy.root, directory, [*temporary, trainer])
     try:
-        _write_checkpoint(temporary[0], policy, model, weights, probe, version, step)
         temporary[1].mkdir()
-        save_file(state, temporary[1] / "optimizer.safetensors")
-        (temporary[1] / "state.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        write_state(temporary[1])
+        (temporary[1] / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        more = {name: value for name, value in (("step", step), ("base", base)) if value is not None}
+        _write_checkpoint(temporary[0], policy, model, save, probe, {"version": version, **more})
         for path in temporary:
             _sync_tree(path)
         (policy.root / PUBLISHING).write_text(directory.name, encoding="utf-8")
@@ -132,6 +145,11 @@ def publish(
     return Policy(directory, version, policy.root)
 
 
+def unfinished(path: Path) -> Path:
+    """Where a directory is written before it gets its name."""
+    return path.with_name(f".{path.name}.tmp")
+
+
 def _clear_leftovers(root: Path, directory: Path, others: list[Path]) -> None:
     """Take away what an interrupted update left; never a version that has been `latest`.
 
@@ -150,23 +168,20 @@ def _write_checkpoint(
     path: Path,
     source: Policy,
     model: Any,
-    weights: dict[str, Any] | None,
+    save: Callable[[Path], None] | None,
     probe: Probe | None,
-    version: int,
-    step: int | None,
+    facts: dict[str, Any],
 ) -> None:
     path.mkdir()
     # The tokenizer goes along byte for byte, so that its digest stays.
     for file in source.directory.iterdir():
-        if file.is_file() and not file.name.endswith(NOT_COPIED) and file.name not in ("config.json", MANIFEST):
+        if file.is_file() and not file.name.endswith(NOT_COPIED) and file.name not in WRITTEN_ANEW:
             shutil.copyfile(file, path / file.name)
-    model.save_pretrained(path, state_dict=weights, safe_serialization=True)
+    (save or model.save_pretrained)(path)
     if model.get_output_embeddings() is not None:  # a critic has no engine that would prove that it holds it
         write_probe(path, model, probe)
     files = {f.name: file_facts(f) for f in sorted(path.iterdir()) if f.suffix == ".safetensors"}
-    manifest = {"version": version, "parent": source.digest, "digest": weights_digest(path), "files": files}
-    if step is not None:
-        manifest["step"] = step
+    manifest = {"parent": source.digest, "digest": weights_digest(path), "files": files, **facts}
     (path / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
@@ -189,23 +204,3 @@ def _sync_tree(directory: Path) -> None:
         finally:
             os.close(descriptor)
     sync_directory(directory)
-
-
-def load_trainer_state(policy: Policy) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Tensors and facts that were published with this version; empty for a version that no update made.
-
-    Raises:
-        InputError: they are damaged.
-    """
-    if policy.root is None:
-        return {}, {}
-    trainer = policy.root / f"trainer-{version_name(policy.version)}"
-    if not trainer.is_dir():
-        if policy.version > 0:
-            notice(f"{policy.directory}: has no optimiser state beside it; starting with a fresh optimiser")
-        return {}, {}
-    try:
-        facts = json.loads((trainer / "state.json").read_text(encoding="utf-8"))
-        return load_file(trainer / "optimizer.safetensors"), facts
-    except Exception as error:
-        raise InputError(f"{trainer}: is damaged ({error}); remove it to start with a fresh optimiser") from None

@@ -25,6 +25,7 @@ from entropyctl.errors import InputError
 
 MANIFEST = "entropyctl.json"
 LATEST = "latest"
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 
 
@@ -116,16 +117,22 @@ def checked(directory: Path) -> Path:
     Raises:
         InputError: names what is missing.
     """
-    if not (directory / "config.json").is_file():
+    if not config_of(directory).is_file():
         raise InputError(f"{directory}: is not a checkpoint (no config.json); give one in Hugging Face format")
     if not any(directory.glob("*.safetensors")):
         raise InputError(f"{directory}: has no *.safetensors; save the checkpoint with safe serialization")
     return directory
 
 
+def config_of(directory: Path) -> Path:
+    """The file that says what a checkpoint holds; an adapter has one of its own (policy/adapter.py)."""
+    adapter = directory / ADAPTER_CONFIG
+    return adapter if adapter.is_file() and not (directory / CONFIG).is_file() else directory / CONFIG
+
+
 def weights_digest(directory: Path) -> str:
     """Digest over a checkpoint's configuration and weight files."""
-    return _digest_of([directory / "config.json", *sorted(directory.glob("*.safetensors"))])
+    return _digest_of([config_of(directory), *sorted(directory.glob("*.safetensors"))])
 
 
 def file_facts(path: Path) -> list[int] | None:

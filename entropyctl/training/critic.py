@@ -18,15 +18,16 @@ from entropyctl.objectives import token_coefficients
 from entropyctl.objectives._value import check_clip, explained_variance, value_loss
 from entropyctl.policy import Policy
 from entropyctl.policy.checkpoint import load_critic
-from entropyctl.policy.publish import load_trainer_state, publish
+from entropyctl.policy.trainer_state import load_trainer_state
 from entropyctl.table.columns import null_rows
 from entropyctl.table.conform import row_name
 from entropyctl.tokenstats import SplitModel, forward_batches, response_hidden, split_critic, token_values
 from entropyctl.training.batch import Array, Batch, mini_batches, read_batch
-from entropyctl.training.optimizer import Optimization, Optimizer, load_state, save_state
+from entropyctl.training.optimizer import Optimization, Optimizer, load_state
 from entropyctl.training.processes import ALONE, Team
+from entropyctl.training.publishing import publish_trained
 from entropyctl.training.recipe import Recipe
-from entropyctl.training.sharded import IDLE, Sequences, gather, idle_backward, share_of, spread
+from entropyctl.training.sharded import IDLE, Place, Sequences, idle_backward, share_of, spread
 
 # What the table must carry beside what every update reads.
 NEEDS = ("values", "returns")
@@ -49,7 +50,7 @@ class Critic:
         self.versions.add(self.policy.digest)
 
 
-def open_critic(version: Policy, how: Optimization, clip: float, device: str, team: Team = ALONE) -> Critic:
+def open_critic(version: Policy, how: Optimization, clip: float, place: Place, team: Team = ALONE) -> Critic:
     """Load a version with the optimiser state that was published beside it. Weights in training are float32.
 
     Raises:
@@ -57,7 +58,7 @@ def open_critic(version: Policy, how: Optimization, clip: float, device: str, te
         InputError: the checkpoint is no critic, or its trainer state is damaged.
     """
     check_clip(clip)
-    split = spread(lambda place: split_critic(load_critic(version, torch.float32, place)), device, team)
+    split = spread(lambda device: split_critic(load_critic(version, torch.float32, device)), place, team)
     state, facts = load_trainer_state(version)
     made = Optimizer(split.model, how, facts)
     load_state(made, state)
@@ -161,11 +162,9 @@ def publish_critic(critic: Critic, step: int | None = None) -> None:
     Raises:
         OutputError: the disk refuses.
     """
-    state = save_state(critic.optimizer, keep=critic.team.leads)
-    weights = gather(critic.split, critic.team).weights
-    if not critic.team.leads:
-        return
-    critic.policy = publish(
-        critic.policy, critic.split.model, state, critic.optimizer.facts(), step=step, weights=weights
+    published = publish_trained(
+        critic.policy, critic.split, critic.optimizer, critic.optimizer.facts(), critic.team, step=step
     )
-    critic.versions.add(critic.policy.digest)
+    if published is not None:
+        critic.policy = published
+        critic.versions.add(published.digest)

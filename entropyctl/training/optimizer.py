@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from entropyctl.errors import EngineError, UsageError
+from entropyctl.policy.trainer_state import Shard, TrainerState
 from entropyctl.training.schedule import SCHEDULES, factor
-from entropyctl.training.sharded import like, whole
+from entropyctl.training.sharded import here, like, rows_here, whole
 
 OPTIMIZERS = ("adamw", "sgd")
 
@@ -71,8 +72,9 @@ class Optimizer:
         facts = facts or {}
         self.steps = int(facts.get("optimizer_steps", 0))
         self.skipped_in_a_row = int(facts.get("skipped_in_a_row", 0))
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         kind = torch.optim.AdamW if how.optimizer == "adamw" else torch.optim.SGD
-        self.inner = kind(model.parameters(), lr=how.lr, weight_decay=how.weight_decay)
+        self.inner = kind(trained, lr=how.lr, weight_decay=how.weight_decay, fused=True)
 
     @property
     def rate(self) -> float:
@@ -128,26 +130,43 @@ def clip_gradients(model: Any, largest: float) -> float:
     return float(norm)
 
 
-def save_state(optimizer: Optimizer, *, keep: bool = True) -> dict[str, Tensor]:
-    """The optimiser's tensors as `parameter:quantity`, gathered.
+def save_state(optimizer: Optimizer, *, weights: bool = False) -> Shard:
+    """What this process holds of the optimiser's tensors, as `parameter:quantity`.
 
     Args:
         optimizer: whose.
-        keep: whether this process wants them, or helps another one to gather them.
+        weights: the trained parameters too, as quantity `weight`, where no version holds them as they are.
     """
-    state = {}
+    tensors, rows = {}, {}
+    rank, size = 0, 1
     for name, parameter in optimizer.model.named_parameters():
-        for quantity, value in optimizer.inner.state.get(parameter, {}).items():
-            gathered = whole(value.detach())
-            if keep:
-                state[f"{name}:{quantity}"] = gathered.cpu().contiguous().clone()
-    return state
+        own = {"weight": parameter} if weights and parameter.requires_grad else {}
+        for quantity, value in (own | optimizer.inner.state.get(parameter, {})).items():
+            key, spread = f"{name}:{quantity}", hasattr(value, "device_mesh")
+            if spread:
+                rank, size = value.device_mesh.get_local_rank(), value.device_mesh.size()
+                begin, end = rows_here(value)
+                if begin == end:
+                    continue
+                rows[key] = begin
+            if spread or rank == 0:
+                tensors[key] = here(value.detach()).cpu().contiguous().clone()
+    return Shard(tensors, rows, rank, size)
 
 
+@torch.no_grad()
 def load_state(optimizer: Optimizer, state: Mapping[str, Tensor]) -> None:
     """Put back what `save_state` gave; tensors of parameters that the model lacks are left out."""
     for name, parameter in optimizer.model.named_parameters():
-        own = {key.rpartition(":")[2]: value for key, value in state.items() if key.rpartition(":")[0] == name}
-        for quantity, value in own.items():
-            # AdamW keeps its step count on the CPU.
-            optimizer.inner.state[parameter][quantity] = value if quantity == "step" else like(value, parameter)
+        for key in [key for key in state if key.rpartition(":")[0] == name]:
+            quantity = key.rpartition(":")[2]
+            if quantity == "step":
+                # AdamW keeps its count on the CPU, unless all of its state moves in one kernel on a GPU.
+                place = parameter.device if optimizer.inner.defaults.get("fused") else "cpu"
+                optimizer.inner.state[parameter][quantity] = state[key].to(place)
+                continue
+            rows = state.part(key, *rows_here(parameter)) if isinstance(state, TrainerState) else state[key]
+            if quantity == "weight":
+                here(parameter).copy_(rows)
+            else:
+                optimizer.inner.state[parameter][quantity] = like(rows, parameter)

@@ -69,6 +69,10 @@ class Team:
         rows = data[sizes[0] :]
         return json.loads(data[: sizes[0]]), unpack(rows) if rows else None
 
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        self.sum(np.zeros(1))
+
     def sum(self, values: Array) -> Array:
         """The sum over all processes, which all get."""
         if self.size == 1:

@@ -7,15 +7,17 @@ make the same number of passes: who has fewer makes idle ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from entropyctl.policy.checkpoint import parse_device
+from entropyctl.errors import UsageError
+from entropyctl.policy.checkpoint import parse_device, parse_dtype
 from entropyctl.policy.probe import Probe, compute_probe
 from entropyctl.tokenstats import SplitModel, forward_batches, score_sequences
 from entropyctl.training.processes import Team
@@ -27,7 +29,24 @@ Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]
 IDLE: Sequences = [([0], [0])]
 
 
-def spread(load: Callable[[torch.device], SplitModel], device: str, team: Team) -> SplitModel:
+@dataclass(frozen=True)
+class Place:
+    """Where and how a model in training is held.
+
+    Attributes:
+        device: as the user names it.
+        dtype: of the passes; where a model is spread over processes, its weights travel in it.
+        checkpoint_activations: keep what goes into each layer, and compute the rest again in the backward pass.
+        offload: keep weights, gradients and optimiser state in the machine's memory, a layer on the GPU at a time.
+    """
+
+    device: str = "auto"
+    dtype: str = "float32"
+    checkpoint_activations: bool = False
+    offload: bool = False
+
+
+def spread(load: Callable[[torch.device], SplitModel], place: Place, team: Team) -> SplitModel:
     """A model on a device, or each process's shard of it.
 
     Each process reads the checkpoint into the machine's memory and proves its parts there; a GPU never holds more than
@@ -35,10 +54,19 @@ def spread(load: Callable[[torch.device], SplitModel], device: str, team: Team) 
 
     Args:
         load: the model on a device.
-        device: where to compute, as the user names it.
+        place: where it goes.
         team: the processes.
+
+    Raises:
+        UsageError: one process alone is to offload.
     """
-    return load(parse_device(device)) if team.size == 1 else _sharded(load(torch.device("cpu")), team)
+    if place.offload and team.size == 1:
+        raise UsageError("--offload: is FSDP's; start two processes or more with torchrun, or leave it out")
+    split = load(parse_device(place.device) if team.size == 1 else torch.device("cpu"))
+    if place.checkpoint_activations:
+        for block in _blocks(split.body):
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+    return split if team.size == 1 else _sharded(split, place, team)
 
 
 class _Root(torch.nn.Module):
@@ -57,15 +85,19 @@ class _Root(torch.nn.Module):
         return function()
 
 
-def _sharded(split: SplitModel, team: Team) -> SplitModel:
+def _sharded(split: SplitModel, place: Place, team: Team) -> SplitModel:
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import FSDPModule, fully_shard
+    from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 
-    mesh = init_device_mesh(team.device.type, (team.size,))
+    more: dict[str, Any] = {"mesh": init_device_mesh(team.device.type, (team.size,))}
+    if place.dtype != "float32":
+        more["mp_policy"] = MixedPrecisionPolicy(param_dtype=parse_dtype(place.dtype), reduce_dtype=torch.float32)
+    if place.offload:
+        more["offload_policy"] = CPUOffloadPolicy(pin_memory=team.device.type == "cuda")
     for block in _blocks(split.body):
-        fully_shard(block, mesh=mesh)
+        fully_shard(block, **more)
     root: Any = _Root(split.model)
-    fully_shard(root, mesh=mesh)
+    fully_shard(root, **more)
     for unit in root.modules():
         if isinstance(unit, FSDPModule):
             # The loss has the denominators of the whole mini-batch, so gradients add up. gloo knows no other sum.
@@ -74,7 +106,7 @@ def _sharded(split: SplitModel, team: Team) -> SplitModel:
     if hasattr(root, "set_reduce_scatter_unused_params"):  # since torch 2.13
         # An expert that no token of this process came to has no gradient here, and perhaps one elsewhere.
         root.set_reduce_scatter_unused_params(True)
-    return replace(split, within=partial(_within, root))
+    return replace(split, within=partial(_within, root), place=team.device)
 
 
 def _blocks(module: torch.nn.Module) -> list[torch.nn.Module]:
@@ -161,30 +193,52 @@ def whole(tensor: Tensor) -> Tensor:
     return full
 
 
-def like(values: Tensor, parameter: Any) -> Tensor:
-    """Values of a parameter's shape as the parameter is: on its device, spread as it is."""
-    values = values.to(parameter.device)
-    if not hasattr(parameter, "device_mesh"):
-        return values
-    from torch.distributed.tensor import distribute_tensor
+def rows_here(tensor: Tensor) -> tuple[int, int]:
+    """Which rows of a tensor this process holds: FSDP2 deals them out as `torch.chunk` does."""
+    if not hasattr(tensor, "device_mesh"):
+        return 0, len(tensor)
+    each = -(-tensor.shape[0] // tensor.device_mesh.size())
+    begin = min(tensor.device_mesh.get_local_rank() * each, tensor.shape[0])
+    return begin, min(begin + each, tensor.shape[0])
 
-    # Every process has read the same values: each takes its part of its own.
-    return distribute_tensor(values, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+def here(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds."""
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part
+
+
+def like(rows: Tensor, parameter: Any) -> Tensor:
+    """The rows that this process holds of a tensor of a parameter's shape, as the parameter is held.
+
+    Args:
+        rows: `rows_here` of it.
+        parameter: on its device, spread or not.
+    """
+    rows = rows.to(parameter.device)
+    if not hasattr(parameter, "device_mesh"):
+        return rows
+    from torch.distributed.tensor import DTensor
+
+    size, stride = parameter.shape, parameter.stride()
+    return DTensor.from_local(
+        rows, parameter.device_mesh, parameter.placements, run_check=False, shape=size, stride=stride
+    )
 
 
 class Gathered(NamedTuple):
-    """What is published of a model; None where the model is in one piece and can say it by itself."""
+    """What is published of a model."""
 
-    weights: dict[str, Tensor] | None = None
-    probe: Probe | None = None
+    weights: dict[str, Tensor]
+    probe: Probe | None = None  # None where the model is in one piece and can say it by itself
 
 
 @torch.no_grad()
 def gather(split: SplitModel, team: Team) -> Gathered:
     """Gather a model's weights in the first process, for publishing; all processes must take part."""
-    if team.size == 1:
-        return Gathered()
     model = split.model
+    if team.size == 1:
+        return Gathered(model.state_dict())
     probe = split.within(partial(compute_probe, model)) if model.get_output_embeddings() is not None else None
     weights: dict[str, Tensor] = {}
     known: dict[int, Tensor] = {}  # a tied weight has two names, and stays one tensor

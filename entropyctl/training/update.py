@@ -19,8 +19,7 @@ from entropyctl.inputs import base_mask, samples
 from entropyctl.policy import Policy, find_policy
 from entropyctl.policy.checkpoint import load_model
 from entropyctl.policy.holding import delete_old_versions
-from entropyctl.policy.publish import load_trainer_state
-from entropyctl.policy.publish import publish as publish_version
+from entropyctl.policy.trainer_state import TrainerState, load_trainer_state
 from entropyctl.progress import progress
 from entropyctl.table import Sink, Source, notice, write
 from entropyctl.table.atomic import make_directory
@@ -34,12 +33,14 @@ from entropyctl.training.critic import METRICS, Critic, critic_step, publish_cri
 from entropyctl.training.entropy import entropy_change, measure, statistics_of
 from entropyctl.training.flops import utilisation
 from entropyctl.training.live import LiveMask, masked_now, reads_of
-from entropyctl.training.optimizer import Optimization, Optimizer, load_state, save_state
+from entropyctl.training.lora import Adapter, Lora, adapt, base_to_train
+from entropyctl.training.optimizer import Optimization, Optimizer, load_state
 from entropyctl.training.phases import Phases, peak_memory
 from entropyctl.training.processes import ALONE, Team
+from entropyctl.training.publishing import publish_trained
 from entropyctl.training.recipe import Recipe
 from entropyctl.training.scored import check_step, lag, scored_by
-from entropyctl.training.sharded import gather, spread
+from entropyctl.training.sharded import Place, spread
 from entropyctl.training.step import train_step
 
 Advance = Callable[[int], None]
@@ -56,6 +57,7 @@ class Trainer:
     facts: dict[str, float] = field(default_factory=dict)  # what else was published beside the version
     versions: set[str] = field(default_factory=set)  # digests of what it has stood for
     team: Team = ALONE  # the processes that hold it
+    adapter: Adapter | None = None  # that is trained in place of the weights
     publish_seconds: float | None = None  # that publishing `policy` took
 
     def __post_init__(self) -> None:
@@ -63,19 +65,49 @@ class Trainer:
         self.versions.add(self.policy.digest)
 
 
-def open_trainer(policy: Policy, how: Optimization, device: str, team: Team = ALONE) -> Trainer:
+def open_trainer(
+    policy: Policy,
+    how: Optimization,
+    place: Place,
+    team: Team = ALONE,
+    lora: Lora | None = None,
+    lora_publish: str = "merged",
+) -> Trainer:
     """Load a version with the optimiser state that was published beside it.
 
     The weights that are trained are float32 whatever the checkpoint holds: steps of 1e-6 vanish in bfloat16.
 
+    Args:
+        policy: the version.
+        how: its optimiser.
+        place: where the model is held, and how.
+        team: the processes that train together.
+        lora: the adapter that is trained in place of the weights.
+        lora_publish: as what it is published.
+
     Raises:
         InputError: the checkpoint or its trainer state is damaged.
+        MismatchError: an adapter of another shape is in training.
     """
-    split = spread(lambda place: split_model(load_model(policy, torch.float32, place)), device, team)
     state, facts = load_trainer_state(policy)
+    if lora is None and "lora" in facts:
+        notice(f"{policy.directory}: an adapter was trained, now all weights are; starting with a fresh optimiser")
+        state, facts = TrainerState(), {}
+    base = policy if lora is None else base_to_train(policy, lora, facts)
+    if lora is not None and "lora" not in facts:
+        state, facts = TrainerState(), {}
+    adapters = []
+
+    def load(device: torch.device) -> SplitModel:
+        split = split_model(load_model(base, torch.float32, device))
+        if lora is not None:
+            adapters.append(Adapter(lora, base, lora_publish, adapt(split, lora)))
+        return split
+
+    split = spread(load, place, team)
     made = Optimizer(split.model, how, facts)
     load_state(made, state)
-    return Trainer(policy, split, made, facts=facts, team=team)
+    return Trainer(policy, split, made, facts=facts, team=team, adapter=adapters[0] if adapters else None)
 
 
 def update_step(
@@ -264,7 +296,9 @@ def _train(
 
 
 def _exact(trainer: Trainer, source: Source, number: int, rows: pa.Table, recipe: Recipe) -> bool:
-    """Whether the statistics in the rows are those of the weights in training."""
+    """Whether the statistics in the rows are those of the weights in training, as `measure` would compute them."""
+    if recipe.dtype != "float32" and trainer.team.size > 1:  # there all passes are in it
+        return False
     return trainer.exact and "advantages" in recipe.reads and scored_by(source, number, rows, trainer.policy)
 
 
@@ -294,18 +328,16 @@ def publish_next(trainer: Trainer, facts: dict[str, float], step: int | None = N
     Raises:
         OutputError: the disk refuses.
     """
-    began, leads = time.monotonic(), trainer.team.leads
-    state = save_state(trainer.optimizer, keep=leads)
-    found = gather(trainer.split, trainer.team)
-    if not leads:
-        return
+    began = time.monotonic()
     facts = {**trainer.optimizer.facts(), **facts}
-    trainer.policy = publish_version(
-        trainer.policy, trainer.split.model, state, facts, step=step, weights=found.weights, probe=found.probe
+    published = publish_trained(
+        trainer.policy, trainer.split, trainer.optimizer, facts, trainer.team, step=step, adapter=trainer.adapter
     )
-    trainer.publish_seconds = time.monotonic() - began
-    trainer.versions.add(trainer.policy.digest)
-    trainer.exact = True
+    if published is not None:
+        trainer.policy = published
+        trainer.publish_seconds = time.monotonic() - began
+        trainer.versions.add(published.digest)
+        trainer.exact = True
 
 
 def metrics_file(directory: str, step: int, policy: Policy, record: Record, source: Source) -> Sink:

@@ -31,6 +31,7 @@ class SplitModel:
         sharing: how sequences may share a forward pass.
         within: runs a forward pass, body and head, where the weights are; those of a model that is spread over
             processes are gathered for it, and are nowhere else.
+        place: where it computes, if its weights are elsewhere meanwhile.
     """
 
     model: Any
@@ -38,11 +39,12 @@ class SplitModel:
     head: Head
     sharing: Sharing
     within: Callable[[Callable[[], Any]], Any] = _here
+    place: torch.device | None = None
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        device: torch.device = next(iter(self.model.parameters())).device
+        """Where the model computes."""
+        device: torch.device = self.place or next(iter(self.model.parameters())).device
         return device
 
 
@@ -137,13 +139,14 @@ def _packs(split: SplitModel, rows: Tensor, hidden_BTD: Tensor) -> bool:
 
     Layers that look back through a window must say so to the attention, since no short text would show it.
     """
-    inputs, at = packed([(row[:3], row[3:]) for row in rows.tolist()], split.device)
+    texts = [(row[:3], row[3:]) for row in rows.tolist()]
+    inputs, at, _ = laid_out(texts, split.device, packs=True, places=None)
     try:
-        found_BTD = split.body(use_cache=False, **inputs).last_hidden_state
+        found_ND = split.body(use_cache=False, **inputs).last_hidden_state.flatten(0, 1)[at]
     except (AttributeError, TypeError, ValueError, RuntimeError):
         return False  # it takes no positions, or attention of another kind
     packing: Packing = inputs["packing"]
-    alike = _difference(found_BTD.flatten(0, 1)[at], hidden_BTD[:, 2:5].flatten(0, 1)) < _tolerance(split.model)
+    alike = _difference(found_ND, hidden_BTD[:, 2:5].flatten(0, 1)) < _tolerance(split.model)
     return alike and _windows_are_told(packing.windows, split.model.config.get_text_config())
 
 

@@ -103,6 +103,7 @@ def test_they_compute_what_those_of_torch_do(
 
 @pytest.mark.parametrize("block", sorted({block for block, _ in gpu.SETTINGS}))
 def test_every_setting_gives_the_same(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "_tuned", {})
     for kernel in (gpu._fold, gpu._pull):
         monkeypatch.setattr(kernel, "configs", [triton.Config({"BLOCK": block})])
     tiles = tiles_of([4096, 4096, 700], [-np.inf], 3)

@@ -8,6 +8,7 @@ block in float64, as on a CPU, and are scaled anew only where a block brings a l
 # mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -88,28 +89,40 @@ def _pull(x, width, stride, token, beta, top, log_z, entropy, by_logprob, by_ent
 
 def fold(x_NV: Tensor, token_N: Tensor, beta: float, sums: Sums) -> None:
     """As `sums.fold`, but that it leaves the logits as they are."""
-    rows, width = x_NV.shape
-    if not rows or not width:
-        return
-    with torch.cuda.device_of(x_NV):
-        _fold[(rows,)](x_NV, width, x_NV.stride(0), token_N, beta, *sums, _size(width), **OPTIONS)
+    _launch(_fold, lambda chosen: (x_NV.shape[0],), x_NV, token_N, beta, sums)
 
 
 def pull(x_NV: Tensor, token_N: Tensor, beta: float, given: Pull) -> None:
     """As `sums.pull`."""
+    _launch(
+        _pull, lambda chosen: (x_NV.shape[0], triton.cdiv(x_NV.shape[1], chosen["BLOCK"])), x_NV, token_N, beta, given
+    )
+
+
+def _launch(
+    kernel: Any,
+    grid: Callable[[dict[str, Any]], tuple[int, ...]],
+    x_NV: Tensor,
+    token_N: Tensor,
+    beta: float,
+    more: Any,
+) -> None:
+    """Run a kernel on a tile. The tuner is asked once for each size: its own look-up takes as long as a tile."""
     rows, width = x_NV.shape
     if not rows or not width:
         return
-
-    def grid(chosen: dict[str, Any]) -> tuple[int, int]:
-        return rows, triton.cdiv(width, chosen["BLOCK"])
-
+    size = min(triton.next_power_of_2(width), WIDEST)
+    arguments = (x_NV, width, x_NV.stride(0), token_N, beta, *more, size)
     with torch.cuda.device_of(x_NV):
-        _pull[grid](x_NV, width, x_NV.stride(0), token_N, beta, *given, _size(width), **OPTIONS)
+        key = (kernel, x_NV.device, size)
+        if key in _tuned:
+            kernel.fn[grid](*arguments, **_tuned[key])
+        else:
+            kernel[grid](*arguments, **OPTIONS)
+            _tuned[key] = kernel.best_config.all_kwargs() | OPTIONS
 
 
-def _size(width: int) -> int:
-    return min(triton.next_power_of_2(width), WIDEST)
+_tuned: dict[Any, dict[str, Any]] = {}
 
 
 @cache

@@ -25,8 +25,10 @@ class Tile(NamedTuple):
     columns: int
 
 
-# 2 MB of float32 logits stay in a core's cache, 32 MB in a GPU's.
-TILE_ON_CPU, TILE_ELSEWHERE = Tile(512, 1024), Tile(2048, 4096)
+# 2 MB of float32 logits stay in a core's cache and 32 MB in a GPU's, where 64 MB are made in the time that Python needs
+# to ask for them when hidden states are small.
+TILE_ON_CPU, TILE_ELSEWHERE, TILE_OF_SMALL = Tile(512, 1024), Tile(2048, 4096), Tile(2048, 8192)
+SMALL = 2048  # hidden size
 SHARES = 2**23  # numbers, 32 MB, of which threads add up the gradient at hidden states
 
 
@@ -40,7 +42,7 @@ def block_statistics(logits_NV: Tensor, tokens_N: Tensor, temperature: float = 1
     """
     beta, fold = 1.0 / temperature, _kernels(logits_NV.device).fold
     sums = new_sums(len(tokens_N), logits_NV.device)
-    columns = _tile(logits_NV.device).columns
+    columns = _tile(logits_NV).columns
     for left in range(0, logits_NV.shape[1], columns):
         tile_NV = logits_NV[:, left : left + columns]
         fold(tile_NV.to(torch.float32, copy=True), tokens_N - left, beta, sums)
@@ -129,8 +131,10 @@ class _Statistics(torch.autograd.Function):
         return (*grads, None, None, None, None)
 
 
-def _tile(device: torch.device) -> Tile:
-    return TILE_ON_CPU if device.type == "cpu" else TILE_ELSEWHERE
+def _tile(hidden_ND: Tensor) -> Tile:
+    if hidden_ND.device.type == "cpu":
+        return TILE_ON_CPU
+    return TILE_OF_SMALL if hidden_ND.shape[1] < SMALL else TILE_ELSEWHERE
 
 
 def _kernels(device: torch.device) -> Kernels:
@@ -158,7 +162,7 @@ def vocabulary_sums(
     """
     device, passes = hidden_ND.device, _kernels(hidden_ND.device)
     count, vocabulary = len(tokens_N), weights.weight.shape[0]
-    tokens, columns = _tile(device)
+    tokens, columns = _tile(hidden_ND)
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     size = max(min(tokens, -(-count // threads)), 1)  # at least a piece for each thread, where there are as many tokens
     sums = new_sums(count, device)
@@ -167,11 +171,12 @@ def vocabulary_sums(
         start, end = number * size, min((number + 1) * size, count)
         own, hidden, chosen = rows_of(sums, start, end), hidden_ND[start:end], tokens_N[start:end]
         tile = torch.empty(size * columns, device=device)
-        for left in range(0, vocabulary, columns):
+        lefts = torch.arange(0, vocabulary, columns, device=device)
+        for left, column_N in zip(range(0, vocabulary, columns), chosen - lefts[:, None], strict=True):
             logits_NV = tile_logits(hidden, weights, left, min(left + columns, vocabulary), tile)
             if keys_NK is not None:
                 passes.rank(logits_NV, left, keys_NK[start:end])
-            passes.fold(logits_NV, chosen - left, beta, own)
+            passes.fold(logits_NV, column_N, beta, own)
 
     in_threads(piece, -(-count // size), device)
     return sums
@@ -191,7 +196,7 @@ def vocabulary_gradients(
         needs: which of the three.
     """
     device, count, vocabulary = hidden_ND.device, len(tokens_N), weights.weight.shape[0]
-    pieces = min(torch.get_num_threads(), -(-vocabulary // _tile(device).columns)) if device.type == "cpu" else 1
+    pieces = min(torch.get_num_threads(), -(-vocabulary // _tile(hidden_ND).columns)) if device.type == "cpu" else 1
     by_hidden = torch.zeros_like(hidden_ND, dtype=torch.float32) if needs[0] else None
     by_bias = torch.zeros(vocabulary, device=device) if needs[2] and weights.bias is not None else None
     # A piece is a part of the vocabulary, so that no two write to the same rows of the weight's gradient. To that at
@@ -225,16 +230,20 @@ def _add_piece(
 ) -> None:
     """Add to the gradients what every so-many-th tile of columns brings."""
     hidden_ND, weights, tokens_N, beta, given = work
-    tokens, columns = _tile(hidden_ND.device)
+    (tokens, columns), pull = _tile(hidden_ND), _kernels(hidden_ND.device).pull
     buffer = torch.empty(min(tokens, len(hidden_ND)) * columns, device=hidden_ND.device)
     by_hidden, vocabulary = shares[number], weights.weight.shape[0]
     for left in range(number * columns, vocabulary, len(shares) * columns):
-        part = slice(left, min(left + columns, vocabulary))
+        part, column_N = slice(left, min(left + columns, vocabulary)), tokens_N - left
         by_part = None if by_weight is None else by_weight[part].float()  # itself where it is float32
         for start in range(0, len(hidden_ND), tokens):
             rows = slice(start, start + tokens)
-            own = Pull(*(one[rows] for one in given))
-            gradient_NV = _tile_gradient(hidden_ND[rows], weights, tokens_N[rows], part, beta, own, buffer)
+            gradient_NV = tile_logits(hidden_ND[rows], weights, part.start, part.stop, buffer)
+            logits_NV = gradient_NV.clone() if weights.cap else None
+            pull(gradient_NV, column_N[rows], beta, Pull(*(one[rows] for one in given)))
+            gradient_NV = through_cap(gradient_NV, logits_NV, weights)
+            if hidden_ND.is_cuda:  # whose matrix units take 16-bit numbers
+                gradient_NV = gradient_NV.to(hidden_ND.dtype)
             if by_hidden is not None:
                 _add_product(by_hidden[rows], gradient_NV, weights.weight[part])
             if by_part is not None:
@@ -243,17 +252,6 @@ def _add_piece(
                 by_bias[part] += gradient_NV.sum(dim=0, dtype=torch.float32)
         if by_weight is not None and by_part is not None and by_weight.dtype != torch.float32:
             by_weight[part] = by_part
-
-
-def _tile_gradient(
-    hidden_ND: Tensor, weights: Weights, tokens_N: Tensor, part: slice, beta: float, given: Pull, out: Tensor
-) -> Tensor:
-    """The gradient at h W^T + b of a part of the vocabulary, in a type that the device multiplies with the weights."""
-    gradient_NV = tile_logits(hidden_ND, weights, part.start, part.stop, out)
-    logits_NV = gradient_NV.clone() if weights.cap else None
-    _kernels(hidden_ND.device).pull(gradient_NV, tokens_N - part.start, beta, given)
-    gradient_NV = through_cap(gradient_NV, logits_NV, weights)
-    return gradient_NV.to(hidden_ND.dtype) if hidden_ND.is_cuda else gradient_NV
 
 
 def _add_product(out: Tensor, first: Tensor, second: Tensor) -> None:

@@ -181,7 +181,8 @@ def score(
     made: list[str] = []
     scorers: list[Any] = []
     allowed = tuple(allow_mismatch or ())
-    with read(inputs or ["-"], columns=wanted, needs=needs, allow_mismatch=allowed) as source, ExitStack() as stack:
+    opened = read(inputs or ["-"], columns=wanted, needs=needs, allow_mismatch=allowed, overlap=True)
+    with opened as source, ExitStack() as stack:
         if grading:
             grader = stack.enter_context(Grader(str(reward), timeout=timeout, workers=workers))
             grades = GradeSummary()
@@ -237,7 +238,7 @@ def score(
         only = made if only_new else None
         anew = [name for scorer in scorers for name in scorer.replaces]
         sink = stack.enter_context(
-            write(output, "scored", record, source, context=context, replaces=anew, only=only, tee=tee)
+            write(output, "scored", record, source, context=context, replaces=anew, only=only, tee=tee, overlap=True)
         )
         for step in source:
             rows = reduce(lambda rows, one: one(rows), passes, step.rows)

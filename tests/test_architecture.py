@@ -17,7 +17,7 @@ FILES = sorted(
 # Rooms that hold methods, graders and the rest, and rooms that all of those may use.
 MIDDLE = {"advantages", "masks", "objectives", "rewards", "engines", "policy", "training", "laws", "prompts", "steps"}
 BELOW = {"tokenstats", "dynamics"}
-BASE = {"table", "registry", "errors", "version", "inputs", "memory", "metrics", "web", "cluster"}
+BASE = {"ahead", "table", "registry", "errors", "version", "inputs", "memory", "metrics", "web", "cluster"}
 # What one room may use of its neighbours. The update is where loss, checkpoint and optimiser meet, so training
 # composes the others; an engine generates from prompts with a policy; a process reward model is a checkpoint.
 NEIGHBOURS = {"training": {"objectives", "policy", "masks"}, "engines": {"policy", "prompts"}, "steps": {"policy"}}

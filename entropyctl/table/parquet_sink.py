@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,9 @@ from entropyctl.table.footer import GuardedFile
 from entropyctl.table.header import END_KEY, SCHEMA_KEY, Context, Header, end_record
 from entropyctl.table.types import is_list
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
 # A row group is what a reader holds in memory: cut by tokens, since rows differ a thousandfold in length.
 TOKENS_PER_ROW_GROUP = 500_000
 
@@ -25,8 +29,18 @@ TOKENS_PER_ROW_GROUP = 500_000
 class ParquetSink:
     """One Parquet file, durable once `settle` and visible once `publish` has returned."""
 
-    def __init__(self, file: AtomicFile, schema: pa.Schema, header: Header) -> None:
+    def __init__(self, file: AtomicFile, schema: pa.Schema, header: Header, *, overlap: bool = False) -> None:
+        """Begin the file.
+
+        Args:
+            file: what it is written to.
+            schema: of its rows.
+            header: what stands at its beginning.
+            overlap: encode and write a step while the next is made; a fault of it is told with the next one.
+        """
         self.path = file.path
+        self._thread = _thread() if overlap else None
+        self._later: Future[None] | None = None
         self._schema = stored_schema(schema, self.path)
         self._digest = TableDigest()
         self._rows = 0
@@ -62,8 +76,21 @@ class ParquetSink:
                 rows = rows.cast(self._schema)
             except pa.ArrowException as error:
                 raise InputError(f"{self.path}: a value does not fit into Parquet ({error}); drop its column") from None
-        self._digest.update(rows)
         self._rows += rows.num_rows
+        self._finish()
+        if self._thread is None:
+            self._write(rows)
+        else:
+            self._later = self._thread.submit(self._write, rows)
+
+    def _finish(self) -> None:
+        """Wait for what is being written."""
+        later, self._later = self._later, None
+        if later is not None:
+            later.result()
+
+    def _write(self, rows: pa.Table) -> None:
+        self._digest.update(rows)
         try:
             for part in _parts(rows):
                 self._writer.write_table(part, row_group_size=max(part.num_rows, 1))
@@ -74,6 +101,9 @@ class ParquetSink:
 
     def settle(self, header: Header) -> None:
         """Write the end record and make the bytes durable."""
+        self._finish()
+        if self._thread is not None:
+            self._thread.shutdown()
         columns = self._digest.columns()
         end = end_record(header, self._schema, self._rows, table_digest(columns), columns)
         metadata = {k: v for k, v in header.to_metadata().items() if k != SCHEMA_KEY}
@@ -92,9 +122,17 @@ class ParquetSink:
 
     def abort(self) -> None:
         """Leave nothing behind."""
+        if self._thread is not None:
+            self._thread.shutdown()
         with suppress(OSError, pa.ArrowException):  # the disk that is full, again
             self._writer.close()
         self._file.abort()
+
+
+def _thread() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(1, "writer")
 
 
 def stored_schema(schema: pa.Schema, path: str) -> pa.Schema:

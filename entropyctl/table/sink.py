@@ -58,6 +58,7 @@ class Sink:
         inputs: Sequence[dict[str, Any]] = (),
         chain: Sequence[Record] = (),
         activity: Activity | None = None,
+        overlap: bool = False,
     ) -> None:
         """Prepare the output; `with` opens its files, so that a bad path is known before any work is done.
 
@@ -74,6 +75,7 @@ class Sink:
             inputs: what the record says of inputs that are not a source (prompts, for example).
             chain: the records of such inputs.
             activity: of a stage that reads no source.
+            overlap: encode and write a step to files while the next is made.
 
         Raises:
             UsageError: the output would be binary data on a terminal, or -o and --tee are one file.
@@ -87,7 +89,7 @@ class Sink:
             raise UsageError(f"-o and --tee both name {tee}; give them different files, or leave one out")
         self._files: list[AtomicFile] = []
         self.table, self.record, self.source = table, record, source
-        self._facts, self._replaces = context or {}, tuple(replaces)
+        self._facts, self._replaces, self._overlap = context or {}, tuple(replaces), overlap
         self._told: Context = {}  # what a stream's reader knows
         self._only = None if only is None else [*KEY, *(n for n in only if n not in KEY)]
         self._inputs, self._chain = list(inputs), list(chain)
@@ -162,7 +164,7 @@ class Sink:
         self._told = header.context
         self._writers = []
         for file in self._files:
-            self._writers.append(ParquetSink(file, schema, header))
+            self._writers.append(ParquetSink(file, schema, header, overlap=self._overlap))
         if self._streams:
             self._writers.append(StreamSink(self._stdout or _raw_stdout(), schema, header))
 

@@ -8,12 +8,13 @@ with read(["scored.parquet", "masks.parquet"], columns=["logprobs", "weights"]) 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 
+from entropyctl.ahead import ahead
 from entropyctl.ending import WriterGone
 from entropyctl.errors import InputError, StreamEndedEarly, UsageError, one_line
 from entropyctl.table.activity import Activity, behind
@@ -135,6 +136,7 @@ class Source:
         needs: Sequence[str] = (),
         allow_mismatch: tuple[str, ...] = (),
         stdin: BinaryIO | None = None,
+        overlap: bool = False,
     ) -> None:
         """Open the inputs.
 
@@ -145,6 +147,8 @@ class Source:
             needs: columns that must be there.
             allow_mismatch: fields of the context, or groups of them, on which the inputs may disagree.
             stdin: the stream that "-" means; the process's standard input by default.
+            overlap: read a step of a file while the one before it is in use. Of a stream the program that writes it
+                is a step ahead anyway.
 
         Raises:
             InputError: an input is missing, damaged, or lacks a column.
@@ -156,7 +160,8 @@ class Source:
             raise UsageError("only one input can be standard input; write the other to a file")
         if not paths or (list(paths) == ["-"] and stdin is None and sys.stdin.isatty()):
             raise UsageError("no input; name a file, or pipe the stage before this one into it")
-        self.allow_mismatch = allow_mismatch
+        self.allow_mismatch, self._overlap = allow_mismatch, overlap
+        self._stop: Callable[[], None] = lambda: None
         self.activity = Activity()
         self.mismatches: list[Record] = []
         self.inputs = [open_argument(path, stdin, allow_mismatch, self.mismatches) for path in paths]
@@ -258,7 +263,7 @@ class Source:
             for index, entry in enumerate(others, start=1)
         ]
         self.activity.doing("reads")
-        for number, rows in base.reader.steps():
+        for number, rows in self._steps():
             self.activity.doing("computes", step=number)
             tokens = count_tokens(rows) if self.activity.on else 0
             rows = rows.select(own)
@@ -272,6 +277,14 @@ class Source:
         for overlay in overlays:
             overlay.finish()
         self._learn()
+
+    def _steps(self) -> Iterator[tuple[int, pa.Table]]:
+        reader = self.inputs[0].reader
+        if not self._overlap or not isinstance(reader, ParquetSource):
+            return reader.steps()
+        steps = ahead(reader.steps())
+        self._stop = steps.close
+        return steps
 
     def _owned(self, index: int) -> list[str]:
         return [n for n in self.columns if self._owner[n] == index]
@@ -299,6 +312,7 @@ class Source:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stop()
         for entry in self.inputs:
             entry.reader.close()
         self.activity.__exit__(kind, error, tb)

@@ -11,14 +11,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from entropyctl.ahead import ahead
 from entropyctl.tokenstats.batches import forward_batches
-from entropyctl.tokenstats.layout import Sequences, packed, padded
+from entropyctl.tokenstats.layout import Layout, Sequences, laid_out
 from entropyctl.tokenstats.split import SplitModel
 from entropyctl.tokenstats.statistics import head_statistics
 from entropyctl.tokenstats.sums import BlockStatistics
 
 Advance = Callable[[int], None]
 Array = npt.NDArray[Any]
+Fetch = Callable[[], list[Tensor]]
 
 
 def response_hidden(
@@ -34,14 +36,13 @@ def response_hidden(
     Returns:
         `[N, D]` hidden states and `[N]` int64 tokens, in the order of the sequences.
     """
-    tokens = np.concatenate([np.asarray(response, np.int64) for _, response in sequences])
-    inputs, at = (packed if split.sharing.packs else padded)(sequences, split.device)
-    if places is not None:
-        starts = np.cumsum([0, *(len(response) for _, response in sequences[:-1])])
-        chosen = np.concatenate([place + start for place, start in zip(places, starts, strict=True)])
-        at, tokens = at[torch.from_numpy(chosen).to(split.device)], tokens[chosen]
-    hidden_BTD = split.body(use_cache=False, **inputs).last_hidden_state
-    return hidden_BTD.flatten(0, 1)[at], torch.from_numpy(tokens).to(split.device)
+    layout = laid_out(sequences, split.device, packs=split.sharing.packs, places=places)
+    return _hidden(split, layout), layout.tokens
+
+
+def _hidden(split: SplitModel, layout: Layout) -> Tensor:
+    hidden_BTD: Tensor = split.body(use_cache=False, **layout.inputs).last_hidden_state
+    return hidden_BTD.flatten(0, 1)[layout.at]
 
 
 def score_sequences(
@@ -103,22 +104,44 @@ def _of_every_token(
     token_budget: int | None,
     advance: Advance,
 ) -> list[Tensor]:
-    """`width` numbers of every response token: what `compute` gives of hidden states and tokens, each `[N]`."""
+    """`width` numbers of every response token: what `compute` gives of hidden states and tokens, each `[N]`.
+
+    While a pass is computed, the next is laid out, and the numbers of the one before are put in their place.
+    """
     counts = [len(response) for _, response in sequences]
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(int)
     out = [torch.empty(int(starts[-1])) for _ in range(width)]
     scored = [i for i, count in enumerate(counts) if count]
-    for batch in forward_batches(split, [sequences[i] for i in scored], token_budget):
-        chosen = [scored[i] for i in batch]
-        found = split.within(partial(_pass, split, [sequences[i] for i in chosen], compute))
-        for target, values in zip(out, found, strict=True):
-            for i, part in zip(chosen, torch.split(values.cpu(), [counts[i] for i in chosen]), strict=True):
+    batches = forward_batches(split, [sequences[i] for i in scored], token_budget)
+    passes = [[scored[i] for i in batch] for batch in batches]
+    lay_out = partial(laid_out, device=split.device, packs=split.sharing.packs, places=None)
+
+    def put(chosen: list[int], fetch: Fetch) -> None:
+        for target, values in zip(out, fetch(), strict=True):
+            for i, part in zip(chosen, torch.split(values, [counts[i] for i in chosen]), strict=True):
                 target[starts[i] : starts[i + 1]] = part
         advance(sum(counts[i] for i in chosen))
+
+    last: tuple[list[int], Fetch] | None = None
+    layouts = ahead(lay_out([sequences[i] for i in chosen]) for chosen in passes)
+    for chosen, layout in zip(passes, layouts, strict=True):
+        fetch = _fetching(split.within(partial(_pass, split, layout, compute)))
+        if last is not None:
+            put(*last)
+        last = chosen, fetch
+    if last is not None:
+        put(*last)
     return out
 
 
-def _pass(
-    split: SplitModel, sequences: Sequences, compute: Callable[[Tensor, Tensor], Sequence[Tensor]]
-) -> list[Tensor]:
-    return list(compute(*response_hidden(split, sequences)))
+def _pass(split: SplitModel, layout: Layout, compute: Callable[[Tensor, Tensor], Sequence[Tensor]]) -> list[Tensor]:
+    return list(compute(_hidden(split, layout), layout.tokens))
+
+
+def _fetching(found: list[Tensor]) -> Fetch:
+    """The tensors on the CPU: their way there begins now, and asking for them waits for its end."""
+    here = [one.to("cpu", non_blocking=True) for one in found]
+    if found[0].is_cuda:
+        arrived = torch.cuda.current_stream(found[0].device).record_event()
+        return lambda: (arrived.synchronize(), here)[1]
+    return lambda: here

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from entropyctl.tokenstats.attention import NO_MASK, Packing, Segment
 
+Array = npt.NDArray[np.int64]
 Tokens = Sequence[int] | npt.NDArray[np.integer[Any]]
 Sequences = Sequence[tuple[Tokens, Tokens]]  # (prompt, response) token ids
 
@@ -22,10 +23,30 @@ class Layout(NamedTuple):
     Attributes:
         inputs: arguments of the model's body.
         at: `[N]` int64, where among all positions of the pass, row behind row, each response token is predicted.
+        tokens: `[N]` int64, those tokens, in the order of the sequences.
     """
 
     inputs: dict[str, Any]
     at: Tensor
+    tokens: Tensor
+
+
+def laid_out(sequences: Sequences, device: torch.device, *, packs: bool, places: Sequence[Array] | None) -> Layout:
+    """A forward pass over sequences.
+
+    Args:
+        sequences: prompts and responses are not empty.
+        device: of the model.
+        packs: in one row; else each has its own.
+        places: which tokens of each response are asked for; None for all.
+    """
+    inputs, at = (packed if packs else padded)(sequences, device)
+    tokens = np.concatenate([np.asarray(response, np.int64) for _, response in sequences])
+    if places is not None:
+        starts = np.cumsum([0, *(len(response) for _, response in sequences[:-1])])
+        chosen = np.concatenate([place + start for place, start in zip(places, starts, strict=True)])
+        at, tokens = at[chosen], tokens[chosen]
+    return Layout(inputs, _on(at, device), _on(tokens, device))
 
 
 def by_prompt(sequences: Sequences) -> list[list[int]]:
@@ -36,7 +57,7 @@ def by_prompt(sequences: Sequences) -> list[list[int]]:
     return list(groups.values())
 
 
-def packed(sequences: Sequences, device: torch.device) -> Layout:
+def packed(sequences: Sequences, device: torch.device) -> tuple[dict[str, Any], Array]:
     """All sequences in one row; a prompt that several share stands there once.
 
     Positions begin at 0 in every text, and a response goes on from its prompt. The last token of a response predicts
@@ -45,14 +66,17 @@ def packed(sequences: Sequences, device: torch.device) -> Layout:
     Args:
         sequences: prompts and responses are not empty.
         device: of the model.
+
+    Returns:
+        `inputs` and `at` of the layout.
     """
-    row: list[npt.NDArray[np.int64]] = []
-    positions: list[npt.NDArray[np.int64]] = []
+    row: list[Array] = []
+    positions: list[Array] = []
     segments: list[Segment] = []
-    at: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)] * len(sequences)
+    at: list[Array] = [np.zeros(0, np.int64)] * len(sequences)
     end = 0
 
-    def put(tokens: npt.NDArray[np.int64], position: int, prompt: tuple[int, int] = (0, 0)) -> int:
+    def put(tokens: Array, position: int, prompt: tuple[int, int] = (0, 0)) -> int:
         nonlocal end
         start, end = end, end + len(tokens)
         if len(tokens):
@@ -77,10 +101,10 @@ def packed(sequences: Sequences, device: torch.device) -> Layout:
         "attention_mask": NO_MASK.to(device),
         "packing": Packing(segments),
     }
-    return Layout(inputs, _on(np.concatenate(at), device))
+    return inputs, np.concatenate(at)
 
 
-def padded(sequences: Sequences, device: torch.device) -> Layout:
+def padded(sequences: Sequences, device: torch.device) -> tuple[dict[str, Any], Array]:
     """A row for each sequence, padded on the right.
 
     No mask is passed: attention is causal, so what stands to the right of a token cannot reach it.
@@ -88,6 +112,9 @@ def padded(sequences: Sequences, device: torch.device) -> Layout:
     Args:
         sequences: prompts and responses are not empty.
         device: of the model.
+
+    Returns:
+        `inputs` and `at` of the layout.
     """
     width = max(len(prompt) + len(response) - 1 for prompt, response in sequences)
     ids = np.zeros((len(sequences), width), np.int64)
@@ -96,8 +123,8 @@ def padded(sequences: Sequences, device: torch.device) -> Layout:
         length = len(prompt) + len(response) - 1
         ids[i, :length] = np.concatenate([prompt, response[:-1]])
         at.append(np.arange(i * width + len(prompt) - 1, i * width + length))
-    return Layout({"input_ids": _on(ids, device)}, _on(np.concatenate(at), device))
+    return {"input_ids": _on(ids, device)}, np.concatenate(at)
 
 
-def _on(array: npt.NDArray[np.int64], device: torch.device) -> Tensor:
+def _on(array: Array, device: torch.device) -> Tensor:
     return torch.from_numpy(array).to(device)

@@ -13,7 +13,7 @@ from entropyctl.errors import EngineError
 from entropyctl.tokenstats.attention import Packing, install
 from entropyctl.tokenstats.batches import Sharing
 from entropyctl.tokenstats.head import Head, tile_logits
-from entropyctl.tokenstats.layout import packed
+from entropyctl.tokenstats.layout import laid_out
 
 
 def _here(forward: Callable[[], Any]) -> Any:

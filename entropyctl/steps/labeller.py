@@ -112,7 +112,7 @@ class Labeller:
     def _judged(self, questions: Sequence[Question]) -> list[Sequence[str]]:
         if self.judge is None:
             return []
-        with progress("judge", len(questions), quiet=self.quiet) as advance:
+        with progress("judge", len(questions), quiet=self.quiet, unit="responses") as advance:
             answers = self.judge.ask(questions, advance)
         self.outcomes.update(answer.outcome for answer in answers)
         faults = (answer.why for answer in answers if answer.outcome != "answered")
@@ -124,7 +124,7 @@ class Labeller:
     def _scored(self, questions: Sequence[Question]) -> list[list[float | None]]:
         if self.prm is None:
             return []
-        with progress("step model", len(questions), quiet=self.quiet) as advance:
+        with progress("step model", len(questions), quiet=self.quiet, unit="responses") as advance:
             return self.prm.score(questions, advance)
 
     def _count(self, labels: Sequence[StepLabel]) -> None:

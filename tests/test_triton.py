@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import numpy as np
@@ -99,6 +100,29 @@ def test_they_compute_what_those_of_torch_do(
     ours, theirs = (through(kernels, tiles, tokens, beta) for kernels in (TRITON, EAGER))
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=2e-5, equal_nan=True)
+
+
+def test_what_is_run_to_be_timed_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tuner runs every setting on the first tile of a size, whose sums must come in once."""
+    runs = []
+
+    def timed(run: Callable[[], None], quantiles: object) -> list[float]:
+        for _ in range(2):
+            run()
+            runs.append(run)
+        return [1.0] * 3
+
+    monkeypatch.setattr(gpu, "_tuned", {})
+    for kernel in (gpu._fold, gpu._pull):
+        monkeypatch.setattr(kernel, "cache", {})
+        monkeypatch.setattr(kernel, "early_config_prune", None)
+        monkeypatch.setattr(kernel, "cache_results", False)
+        monkeypatch.setattr(kernel, "_do_bench", timed)
+    tiles = tiles_of([4096, 4096], [], 3)
+    tokens = torch.tensor([0, 4096, 8191], device=DEVICE)
+    for one, other in zip(through(TRITON, tiles, tokens, 1.4), through(EAGER, tiles, tokens, 1.4), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    assert len(runs) == 2 * 2 * len(gpu.SETTINGS)
 
 
 @pytest.mark.parametrize("block", sorted({block for block, _ in gpu.SETTINGS}))

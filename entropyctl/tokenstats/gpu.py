@@ -25,15 +25,25 @@ LOWEST: Any = tl.constexpr(eager.LOWEST)
 FARTHEST: Any = tl.constexpr(eager.FARTHEST)
 WIDEST = 8192  # columns up to which the width of a tile chooses the settings
 
-# (columns of a block, warps); the fastest is found at the first tile of each power of two of columns.
+# (columns of a block, warps); the fastest is found at the first tile of a full size and kept in Triton's cache.
 SETTINGS = ((1024, 4), (2048, 4), (2048, 8), (4096, 8))
+WORTH_TIMING = 4096  # columns; the first setting serves the few tiles that are narrower
 OPTIONS = {"enable_fp_fusion": True}  # a product and a sum may be rounded once
-_CONFIGS = [triton.Config({"BLOCK": block}, num_warps=warps) for block, warps in SETTINGS]
-if triton.knobs.runtime.interpret:
-    _CONFIGS = _CONFIGS[:1]  # nothing to time without a GPU
 
 
-@triton.autotune(_CONFIGS, key=["size"], restore_value=["top", "sums", "target"])
+def _tuned_for_size(changed: list[str]) -> Any:
+    """Triton's tuner, which runs a kernel many times over and puts back what that changed."""
+    configs = [triton.Config({"BLOCK": block}, num_warps=warps) for block, warps in SETTINGS]
+
+    def serving(configs: list[Any], given: dict[str, Any], **more: Any) -> list[Any]:
+        # Triton's interpreter has nothing to time.
+        return configs[:1] if given["size"] < WORTH_TIMING or triton.knobs.runtime.interpret else configs
+
+    prune = {"early_config_prune": serving}
+    return triton.autotune(configs, key=["size"], restore_value=changed, prune_configs_by=prune, cache_results=True)
+
+
+@_tuned_for_size(changed=["top", "sums", "target"])
 @triton.jit
 def _fold(x, width, stride, token, beta, top, sums, target, size, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
@@ -71,7 +81,7 @@ def _fold(x, width, stride, token, beta, top, sums, target, size, BLOCK: tl.cons
     tl.store(sums + 3, t1)
 
 
-@triton.autotune(_CONFIGS, key=["size"], restore_value=["x"])
+@_tuned_for_size(changed=["x"])
 @triton.jit
 def _pull(x, width, stride, token, beta, top, log_z, entropy, by_logprob, by_entropy, size, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)

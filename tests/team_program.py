@@ -24,6 +24,7 @@ from entropyctl.table.columns import flat_values, list_column, row_lengths, with
 from entropyctl.training import EntropyBonus, Recipe, open_trainer, update_step
 from entropyctl.training.critic import critic_step, open_critic
 from entropyctl.training.live import LiveMask
+from entropyctl.training.lora import Lora
 from entropyctl.training.optimizer import Optimization, Optimizer
 from entropyctl.training.processes import Team, together
 from entropyctl.training.sharded import Place, gather, whole
@@ -94,7 +95,14 @@ SCENARIOS: dict[str, tuple[dict[str, Any], Any, dict[str, Any]]] = {
     "a live mask": ({"mini_batches": 2}, same, {"live": True}),
     "a reward model": ({"objective": prime_rm}, same, {}),
     "a critic": ({"mini_batches": 2}, same, {"critic": True}),
+    "activations computed again": ({}, same, {"place": {"checkpoint_activations": True}}),
+    "offloaded": ({}, same, {"place": {"offload": True}, "optimizer": "adamw"}),
+    "a state that one process wrote": ({}, same, {"policy": "trained", "optimizer": "adamw"}),
+    "an adapter": ({}, same, {"policy": "adapted", "lora": Lora(4, 8.0), "optimizer": "adamw"}),
+    "bfloat16": ({"dtype": "bfloat16"}, same, {"place": {"dtype": "bfloat16"}}),
 }
+# What rounding makes of it depends on the passes.
+ROUGH = ("bfloat16",)
 
 
 def state_of(optimizer: Optimizer) -> dict[str, torch.Tensor]:
@@ -116,11 +124,14 @@ def run(place: Path, team: Team) -> tuple[dict[str, Any], dict[str, torch.Tensor
         rows = change_rows(table)
         optimizer = more.get("optimizer", "sgd")
         how = Optimization(optimizer, RATES[optimizer], 0.01)
+        held = {key: value for key, value in more.get("place", {}).items() if key != "offload" or team.size > 1}
+        there = Place("cpu", **held)
         if "critic" in more:
-            trainer = open_critic(find_policy(str(place / "critic")), how, 0.5, Place("cpu"), team)
+            trainer = open_critic(find_policy(str(place / "critic")), how, 0.5, there, team)
             found = critic_step(trainer, rows, recipe)
         else:
-            trainer = open_trainer(find_policy(str(place / more.get("policy", "tiny"))), how, Place("cpu"), team)
+            policy = find_policy(str(place / more.get("policy", "tiny")))
+            trainer = open_trainer(policy, how, there, team, more.get("lora"))
             found = update_step(trainer, rows, recipe, live=live)
         model = trainer.split.model
         here = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in model.parameters())

@@ -73,8 +73,12 @@ class Optimizer:
         self.steps = int(facts.get("optimizer_steps", 0))
         self.skipped_in_a_row = int(facts.get("skipped_in_a_row", 0))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        kind = torch.optim.AdamW if how.optimizer == "adamw" else torch.optim.SGD
-        self.inner = kind(trained, lr=how.lr, weight_decay=how.weight_decay, fused=True)
+        rates = {"lr": how.lr, "weight_decay": how.weight_decay}
+        self.inner: torch.optim.Optimizer
+        if how.optimizer == "adamw":
+            self.inner = torch.optim.AdamW(trained, fused=True, **rates)
+        else:
+            self.inner = torch.optim.SGD(trained, **rates)
 
     @property
     def rate(self) -> float:
@@ -130,28 +134,27 @@ def clip_gradients(model: Any, largest: float) -> float:
     return float(norm)
 
 
-def save_state(optimizer: Optimizer, *, weights: bool = False) -> Shard:
+def save_state(optimizer: Optimizer, *, weights: bool = False, leads: bool = True) -> Shard:
     """What this process holds of the optimiser's tensors, as `parameter:quantity`.
 
     Args:
         optimizer: whose.
         weights: the trained parameters too, as quantity `weight`, where no version holds them as they are.
+        leads: whether this is the process that writes what all of them hold.
     """
     tensors, rows = {}, {}
-    rank, size = 0, 1
     for name, parameter in optimizer.model.named_parameters():
         own = {"weight": parameter} if weights and parameter.requires_grad else {}
         for quantity, value in (own | optimizer.inner.state.get(parameter, {})).items():
             key, spread = f"{name}:{quantity}", hasattr(value, "device_mesh")
             if spread:
-                rank, size = value.device_mesh.get_local_rank(), value.device_mesh.size()
                 begin, end = rows_here(value)
                 if begin == end:
                     continue
                 rows[key] = begin
-            if spread or rank == 0:
+            if spread or leads:
                 tensors[key] = here(value.detach()).cpu().contiguous().clone()
-    return Shard(tensors, rows, rank, size)
+    return Shard(tensors, rows)
 
 
 @torch.no_grad()

@@ -46,7 +46,7 @@ def publish_trained(
         OutputError: the disk refuses.
     """
     assert policy.root is not None
-    shard, found = save_state(optimizer, weights=adapter is not None), gather(split, team)
+    shard, found = save_state(optimizer, weights=adapter is not None, leads=team.leads), gather(split, team)
     if not team.leads:
         _write(unfinished(trainer_directory(policy.root, policy.version + 1)), shard, team)
         return None

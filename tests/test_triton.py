@@ -118,11 +118,11 @@ def test_what_is_run_to_be_timed_leaves_no_trace(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(kernel, "early_config_prune", None)
         monkeypatch.setattr(kernel, "cache_results", False)
         monkeypatch.setattr(kernel, "_do_bench", timed)
-    tiles = tiles_of([4096, 4096], [], 3)
-    tokens = torch.tensor([0, 4096, 8191], device=DEVICE)
+    tiles = tiles_of([700, 4096], [], 3)  # one of each size
+    tokens = torch.tensor([0, 700, 4795], device=DEVICE)
     for one, other in zip(through(TRITON, tiles, tokens, 1.4), through(EAGER, tiles, tokens, 1.4), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
-    assert len(runs) == 2 * 2 * len(gpu.SETTINGS)
+    assert len(runs) == 2 * 2 * 2 * len(gpu.SETTINGS)
 
 
 @pytest.mark.parametrize("block", sorted({block for block, _ in gpu.SETTINGS}))

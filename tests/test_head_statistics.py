@@ -262,6 +262,20 @@ def test_a_head_that_two_processes_share_has_the_statistics_of_one(tmp_path: Pat
     assert len(errors) == 2 and max(errors) <= 5e-6, ran  # log p of -30 in float32
 
 
+@pytest.mark.parametrize("part", compiled.Kernels._fields)
+def test_a_compiler_whose_code_computes_something_else_is_left_alone(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*given: object) -> None: ...
+
+    monkeypatch.setattr(compiled, "_build", Path)
+    monkeypatch.setattr(compiled, "_load", lambda path: compiled.EAGER._replace(**{part: nothing}))
+    assert compiled.kernels.__wrapped__() is compiled.EAGER
+    good = compiled.Kernels(*compiled.EAGER)
+    monkeypatch.setattr(compiled, "_load", lambda path: good)
+    assert compiled.kernels.__wrapped__() is good
+
+
 KERNELS = "from entropyctl.tokenstats import compiled as c; print(c.kernels() is c.EAGER)"
 
 

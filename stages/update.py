@@ -83,6 +83,12 @@ def update(
     Under torchrun the weights, gradients and optimiser state are spread over its processes (FSDP2), and the rows of a
     mini-batch are shared out; the result is that of one process. The first process reads, publishes and speaks.
 
+    --lora r=16,alpha=32,targets=all-linear (or q_proj+v_proj, ...) trains W + (alpha / r) B A in place of W (2106.09685).
+    A policy of versions goes on with the same adapter, of the checkpoint that the first run with it began with, which
+    must stay where it is. A critic is trained whole.
+
+    A schedule counts optimiser steps over all runs of the policy, those of a step that is left out not.
+
     Greedy baseline rows are left out. prime-rm trains a reward model (--policy is its directory) and takes no mask.
 
     With --critic: value loss = (1/Z) sum_t loss_mask_t 1/2 max((v_t - R_t)^2, (clip(v_t, v_old_t +- X) - R_t)^2)

@@ -9,18 +9,23 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
 
 from entropyctl.errors import EngineError, InputError, MismatchError, UsageError
+from entropyctl.metrics import read_history
 from entropyctl.policy import find_policy
 from entropyctl.policy.adapter import is_adapter
 from entropyctl.policy.checkpoint import load_model
 from entropyctl.policy.holding import delete_old_versions
 from entropyctl.policy.trainer_state import Shard, TrainerState, load_trainer_state, write_shard
-from entropyctl.table.columns import list_column, row_lengths, with_column
+from entropyctl.show import watch
+from entropyctl.table import new_record, write
+from entropyctl.table.columns import column_from, list_column, row_lengths, with_column
+from entropyctl.table.schema import load_schema
 from entropyctl.tokenstats import split_model
 from entropyctl.training import Optimization, Optimizer, Trainer, open_trainer, train_step, update_step
 from entropyctl.training.flops import model_flops, peak_of
@@ -29,10 +34,11 @@ from entropyctl.training.schedule import factor
 from entropyctl.training.sharded import Place
 from entropyctl.training.update import publish_next
 
-from .conftest import scored_rows
+from .conftest import ROOT, Cli, scored_rows
 from .test_training import make_batch, make_recipe, with_inputs
 
 CPU = torch.device("cpu")
+SAMPLING = {"sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "logprob_kind": "processed"}}
 HERE = Place("cpu")
 RECIPE = make_recipe(mini_batches=2, grad_clip=1.0, temperature=1.0)
 ADAM = Optimization("adamw", 1e-3, 0.01)
@@ -349,3 +355,75 @@ def test_the_state_beside_a_version_is_safetensors(policy_root: Path) -> None:
     found = load_file(policy_root / "trainer-v000001" / "optimizer.safetensors")
     assert found["model.norm.weight:step"] == 2
     assert found["lm_head.weight:exp_avg"].shape == (257, 32)
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "m.parquet"
+    with write(str(path), "advantaged", new_record("advantage", {}), context=SAMPLING) as sink:
+        for step in (1, 2):
+            sink.put(step, learnt(step))
+    return path
+
+
+def test_an_adapter_is_trained_published_and_scored(cli: Cli, table: Path, policy_root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    words = ("--lora", "r=4,alpha=8", "--lora-publish", "adapter", "--lr", "1e-3", "--checkpoint-activations")
+    rate = ("--lr-schedule", "linear", "--total-steps", "4")
+    ran = cli("update", "--policy", policy_root, "--publish", "--metrics", "metrics", *words, *rate, table, "--json")
+    assert ran.code == 0, ran
+    first, second = (json.loads(line) for line in ran.text.splitlines())
+    assert (first["learning_rate"], second["learning_rate"]) == (1e-3, 0.75e-3)
+    assert (first["publish_seconds"], first["critic_seconds"], first["mfu"]) == (None, None, None)
+    assert second["publish_seconds"] > 0 and second["tokens_per_second"] > 0 and second["skipped_steps"] == 0
+    assert is_adapter(find_policy(str(policy_root)))
+    ran = cli("score", "--policy", policy_root / "v000002", table, "-o", "s.parquet", "--json")
+    assert ran.code == 0, ran
+    written = pq.read_table(tmp_path / "s.parquet").num_rows
+    assert written == 24
+
+
+def test_without_peft_there_are_no_adapters(cli: Cli, table: Path, policy_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "peft.py").write_text("raise ModuleNotFoundError('gone', name='peft')\n")
+    path = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    ran = cli("update", "--policy", policy_root, "--lora", "r=4", table, env=path)
+    assert (ran.code, ran.line) == (
+        2,
+        "entropyctl update: needs peft, which is not installed; run pip install 'entropyctl[lora]'",
+    )
+
+
+def test_steps_that_are_no_numbers_are_said_and_counted(cli: Cli, policy_root: Path, tmp_path: Path) -> None:
+    with write(str(tmp_path / "m.parquet"), "advantaged", new_record("advantage", {}), context=SAMPLING) as sink:
+        for step in (1, 2):
+            lengths_B = row_lengths(learnt(step)["tokens"])
+            broken = list_column(np.full(lengths_B.sum(), 1e30), lengths_B, pa.float32())
+            sink.put(step, with_column(learnt(step), "logprobs", broken))
+    words = ("--kl", "k2", "--kl-coef", "1", "--max-skipped", "2", "--json")
+    ran = cli("update", "--policy", policy_root, "--publish", "m.parquet", *words)
+    assert ran.code == 8, ran
+    assert json.loads(ran.text)["skipped_steps"] == 1
+    said = ran.err.strip().splitlines()
+    assert said == [
+        "entropyctl: update: step 1: skipped 1 optimiser steps, of which loss or gradient is not a number",
+        "entropyctl update: a loss or a gradient is not a number, in 2 optimiser steps in a row (--max-skipped); "
+        "lower --lr, or use --dtype float32",
+    ]
+    assert find_policy(str(policy_root)).version == 1
+
+
+def test_metrics_of_older_versions_are_read_beside_new_ones(tmp_path: Path) -> None:
+    new = {c.name: None if c.nullable else 1.0 for c in load_schema("metrics").columns}
+    old = {name: value for name, value in new.items() if not name.endswith("_seconds") and name != "skipped_steps"}
+    for step, values in ((1, old), (2, new)):
+        columns = [c for c in load_schema("metrics").columns if c.name in values]
+        row = {c.name: column_from([values[c.name]], c.arrow_type) for c in columns}
+        row["step"] = pa.array([step], pa.int64())
+        with write(str(tmp_path / f"step-00000{step}.parquet"), "metrics", new_record("update", {})) as sink:
+            sink.put(step, pa.table(row))
+    assert read_history(str(tmp_path))["step"].tolist() == [1, 2]
+    last = watch._curves(watch.Run(str(tmp_path), None, tmp_path))[1]
+    assert last is not None and last["step"] == 2

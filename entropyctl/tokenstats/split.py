@@ -95,10 +95,9 @@ def _proved(model: Any, head: Head) -> SplitModel:
     exchanged = install(model)
     split = SplitModel(model, model.base_model, head, Sharing(packs=False, alone_beyond=_longest_alike(model)))
     rows = _probe(split)
-    hidden_BTD = split.body(input_ids=rows, use_cache=False).last_hidden_state
-    whole = model(input_ids=rows, use_cache=False).logits.flatten(0, 1)[:, : head.vocabulary]
-    apart = tile_logits(hidden_BTD.flatten(0, 1), head.weights, 0, head.weights.weight.shape[0])
-    if (error := _difference(apart, whole)) > _tolerance(model):
+    whole_NV, hidden_BTD = _whole_and_body(split, rows)
+    apart_NV = tile_logits(hidden_BTD.flatten(0, 1), head.weights, 0, head.weights.weight.shape[0])
+    if (error := _difference(apart_NV, whole_NV[:, : head.vocabulary])) > _tolerance(model):
         kind = type(model).__name__
         raise EngineError(f"{kind}: its output layer is not understood (logits differ by {error:.2g}); report it")
     if not exchanged or not _packs(split, rows, hidden_BTD):

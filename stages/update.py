@@ -83,7 +83,7 @@ def update(
     Under torchrun the weights, gradients and optimiser state are spread over its processes (FSDP2), and the rows of a
     mini-batch are shared out; the result is that of one process. The first process reads, publishes and speaks.
 
-    --lora r=16,alpha=32,targets=all-linear (or q_proj+v_proj, ...) trains W + (alpha / r) B A in place of W (2106.09685).
+    --lora r=16,alpha=32,targets=all-linear (or q_proj+v_proj, ...) trains W + (alpha / r) B A for W (2106.09685).
     A policy of versions goes on with the same adapter, of the checkpoint that the first run with it began with, which
     must stay where it is. A critic is trained whole.
 

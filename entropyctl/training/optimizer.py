@@ -73,7 +73,7 @@ class Optimizer:
         self.steps = int(facts.get("optimizer_steps", 0))
         self.skipped_in_a_row = int(facts.get("skipped_in_a_row", 0))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        rates = {"lr": how.lr, "weight_decay": how.weight_decay}
+        rates: dict[str, Any] = {"lr": how.lr, "weight_decay": how.weight_decay}
         self.inner: torch.optim.Optimizer
         if how.optimizer == "adamw":
             self.inner = torch.optim.AdamW(trained, fused=True, **rates)

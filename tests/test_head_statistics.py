@@ -25,6 +25,7 @@ from entropyctl.tokenstats import (
     token_logprobs,
     token_logprobs_and_entropies,
 )
+from entropyctl.tokenstats import sums as sums_module
 from entropyctl.tokenstats.sums import Sums, fold, merge, new_sums
 from entropyctl.tokenstats.sums import statistics as finish
 
@@ -184,7 +185,10 @@ def test_numbers_that_are_none_stay_none(passes: str, bad: float) -> None:
 
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("k", [1, 5, 1100])
-def test_the_likeliest_tokens_are_those_of_all_logits(passes: str, kind: str, k: int) -> None:
+def test_the_likeliest_tokens_are_those_of_all_logits(
+    passes: str, kind: str, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sums_module, "KEYS_AT_ONCE", 15_000)  # fourteen rows of a tile
     head = make_head(2500, 32, **HEADS[kind])
     hidden = 6 * torch.randn(40, 32, generator=torch.Generator().manual_seed(2))
     tokens = torch.arange(40) * 61

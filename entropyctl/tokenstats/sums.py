@@ -23,6 +23,7 @@ from torch import Tensor
 LOWEST = -43.0
 SMALLEST = 2.1e-19  # e^LOWEST
 FARTHEST = -200.0  # keeps 0 * -inf from making NaN
+KEYS_AT_ONCE = 2**20  # of 8 bytes
 NONE_YET = torch.finfo(torch.float32).min  # below every logit but -inf
 
 
@@ -196,11 +197,13 @@ def rank(x_NV: Tensor, left: int, keys_NK: Tensor) -> None:
         left: the tile's first column.
         keys_NK: descending in each row; is changed.
     """
-    bits_NV = (x_NV + 0.0).view(torch.int32)  # -0 is 0
-    bits_NV = bits_NV ^ ((bits_NV >> 31) & 0x7FFFFFFF)
     column_V = torch.arange(left, left + x_NV.shape[1], device=x_NV.device)
-    found_NV = (bits_NV.long() << 32) + (0xFFFFFFFF - column_V)
-    torch.topk(torch.cat([keys_NK, found_NV], dim=1), keys_NK.shape[1], out=(keys_NK, torch.empty_like(keys_NK)))
+    rows = max(KEYS_AT_ONCE // max(x_NV.shape[1], 1), 1)
+    for x_RV, keys_RK in zip(x_NV.split(rows), keys_NK.split(rows), strict=True):
+        bits_RV = (x_RV + 0.0).view(torch.int32)  # -0 is 0
+        bits_RV ^= (bits_RV >> 31) & 0x7FFFFFFF
+        found_RV = (bits_RV.long() << 32).add_(0xFFFFFFFF - column_V)
+        torch.topk(torch.cat([keys_RK, found_RV], dim=1), keys_RK.shape[1], out=(keys_RK, torch.empty_like(keys_RK)))
 
 
 def top(keys_NK: Tensor, sums: Sums, beta: float) -> Top:

@@ -199,7 +199,7 @@ def rank(x_NV: Tensor, left: int, keys_NK: Tensor) -> None:
     """
     column_V = torch.arange(left, left + x_NV.shape[1], device=x_NV.device)
     rows = max(KEYS_AT_ONCE // max(x_NV.shape[1], 1), 1)
-    for x_RV, keys_RK in zip(x_NV.split(rows), keys_NK.split(rows), strict=True):
+    for x_RV, keys_RK in zip(torch.split(x_NV, rows), torch.split(keys_NK, rows), strict=True):
         bits_RV = (x_RV + 0.0).view(torch.int32)  # -0 is 0
         bits_RV ^= (bits_RV >> 31) & 0x7FFFFFFF
         found_RV = (bits_RV.long() << 32).add_(0xFFFFFFFF - column_V)

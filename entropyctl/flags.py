@@ -26,7 +26,13 @@ class Optimizing(NamedTuple):
     total_steps: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Optimiser steps of the policy's whole training.")
     ] = None
-    optimizer: Annotated[str, typer.Option(metavar="adamw|sgd", help="AdamW (0.9, 0.999), or plain SGD.")] = "adamw"
+    optimizer: Annotated[
+        str,
+        typer.Option(
+            metavar="adamw|adamw-8bit|sgd",
+            help="AdamW (0.9, 0.999), the same with a quarter of its state (2110.02861), or plain SGD.",
+        ),
+    ] = "adamw"
     weight_decay: Annotated[float, typer.Option(metavar="X", help="Decoupled weight decay.")] = 0.0
     max_skipped: Annotated[
         int,

@@ -75,7 +75,7 @@ def same(rows: pa.Table) -> pa.Table:
 
 # AdamW moves a weight by the whole rate along a gradient that is nothing but rounding, so its rate is small here;
 # plain SGD shows the gradients themselves.
-RATES = {"adamw": 1e-4, "sgd": 0.3}
+RATES = {"adamw": 1e-4, "adamw-8bit": 1e-4, "sgd": 0.3}
 
 # name: changes of the recipe, of the rows, and what else
 SCENARIOS: dict[str, tuple[dict[str, Any], Any, dict[str, Any]]] = {
@@ -99,10 +99,11 @@ SCENARIOS: dict[str, tuple[dict[str, Any], Any, dict[str, Any]]] = {
     "offloaded": ({}, same, {"place": {"offload": True}, "optimizer": "adamw"}),
     "a state that one process wrote": ({}, same, {"policy": "trained", "optimizer": "adamw"}),
     "an adapter": ({}, same, {"policy": "adapted", "lora": Lora(4, 8.0), "optimizer": "adamw"}),
+    "8 bits": ({}, same, {"optimizer": "adamw-8bit"}),
     "bfloat16": ({"dtype": "bfloat16"}, same, {"place": {"dtype": "bfloat16"}}),
 }
 # What rounding makes of it depends on the passes.
-ROUGH = ("bfloat16",)
+ROUGH = ("8 bits", "bfloat16")
 
 
 def state_of(optimizer: Optimizer) -> dict[str, torch.Tensor]:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from entropyctl.errors import EngineError, UsageError
 from entropyctl.policy.trainer_state import Shard, TrainerState
+from entropyctl.training.adamw8bit import AdamW8bit
 from entropyctl.training.schedule import SCHEDULES, factor
 from entropyctl.training.sharded import here, like, rows_here, whole
 
-OPTIMIZERS = ("adamw", "sgd")
+OPTIMIZERS = ("adamw", "adamw-8bit", "sgd")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Optimizer:
     """torch's optimiser over a model's parameters; counts its steps, over all runs that trained the policy."""
 
     def __init__(self, model: Any, how: Optimization, facts: Mapping[str, Any] | None = None) -> None:
-        """AdamW (betas 0.9 and 0.999), or plain SGD without momentum.
+        """AdamW (betas 0.9 and 0.999), the same with moments in 8 bits, or plain SGD without momentum.
 
         Args:
             model: whose parameters it moves.
@@ -77,6 +78,8 @@ class Optimizer:
         self.inner: torch.optim.Optimizer
         if how.optimizer == "adamw":
             self.inner = torch.optim.AdamW(trained, fused=True, **rates)
+        elif how.optimizer == "adamw-8bit":
+            self.inner = AdamW8bit(trained, **rates)
         else:
             self.inner = torch.optim.SGD(trained, **rates)
 

@@ -209,10 +209,10 @@ def here(tensor: Tensor) -> Tensor:
 
 
 def like(rows: Tensor, parameter: Any) -> Tensor:
-    """The rows that this process holds of a tensor of a parameter's shape, as the parameter is held.
+    """The rows that this process holds of a tensor that has as many of them as a parameter, as the parameter is held.
 
     Args:
-        rows: `rows_here` of it.
+        rows: `rows_here` of it; of any shape behind the rows.
         parameter: on its device, spread or not.
     """
     rows = rows.to(parameter.device)
@@ -220,7 +220,8 @@ def like(rows: Tensor, parameter: Any) -> Tensor:
         return rows
     from torch.distributed.tensor import DTensor
 
-    size, stride = parameter.shape, parameter.stride()
+    size = torch.Size((parameter.shape[0], *rows.shape[1:]))
+    stride = torch.empty(size, device="meta").stride()
     return DTensor.from_local(
         rows, parameter.device_mesh, parameter.placements, run_check=False, shape=size, stride=stride
     )

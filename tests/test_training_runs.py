@@ -15,12 +15,14 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from entropyctl.engines._probe import check_probe
 from entropyctl.errors import EngineError, InputError, MismatchError, UsageError
 from entropyctl.metrics import read_history
 from entropyctl.policy import find_policy
 from entropyctl.policy.adapter import is_adapter
 from entropyctl.policy.checkpoint import load_model
 from entropyctl.policy.holding import delete_old_versions
+from entropyctl.policy.probe import read_probe, write_probe
 from entropyctl.policy.trainer_state import Shard, TrainerState, load_trainer_state, write_shard
 from entropyctl.show import watch
 from entropyctl.table import new_record, write
@@ -427,3 +429,18 @@ def test_metrics_of_older_versions_are_read_beside_new_ones(tmp_path: Path) -> N
     assert read_history(str(tmp_path))["step"].tolist() == [1, 2]
     last = watch._curves(watch.Run(str(tmp_path), None, tmp_path))[1]
     assert last is not None and last["step"] == 2
+
+
+def test_a_probe_says_in_which_type_it_was_computed(policy_root: Path) -> None:
+    """Weights that travel in 16 bits compute it so, and an engine in 32 bits may differ as much."""
+    trainer = open_trainer(find_policy(str(policy_root)), ADAM, HERE)
+    publish_next(trainer, {}, 1)
+    version = find_policy(str(policy_root))
+    probe = read_probe(version)
+    assert probe is not None and probe.dtype == "float32"
+    near = (probe.logprobs + 0.05).tolist()
+    with pytest.raises(EngineError, match=r"0\.001 is allowed"):
+        check_probe(version, lambda tokens: near, "float32")
+    trainer.split.model.to(torch.bfloat16)
+    write_probe(version.directory, trainer.split.model)
+    check_probe(version, lambda tokens: near, "float32")

@@ -20,6 +20,7 @@ class Probe(NamedTuple):
 
     tokens: list[int]
     logprobs: npt.NDArray[np.float64]  # [len(tokens) - 1], nats, of each token but the first at temperature 1
+    dtype: str = "float32"  # in which the model computed them
 
 
 def compute_probe(model: Any) -> Probe:
@@ -37,9 +38,10 @@ def compute_probe(model: Any) -> Probe:
     tokens = np.random.Generator(np.random.Philox(key=0)).integers(size, size=min(TOKENS, _room(model))).tolist()
     ids = torch.tensor([tokens], device=next(model.parameters()).device)
     with torch.no_grad():
-        log_p = model(input_ids=ids, use_cache=False).logits[0, :-1].double().log_softmax(dim=-1)
+        logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
+        log_p = logits.double().log_softmax(dim=-1)
     logprobs = log_p.gather(1, ids[0, 1:, None])[:, 0].tolist()
-    return Probe(tokens, np.array(logprobs, np.float64))
+    return Probe(tokens, np.array(logprobs, np.float64), str(logits.dtype).removeprefix("torch."))
 
 
 def write_probe(directory: Path, model: Any, probe: Probe | None = None) -> None:
@@ -51,7 +53,7 @@ def write_probe(directory: Path, model: Any, probe: Probe | None = None) -> None
         probe: its probe, where that has been computed; a model that is spread over processes cannot do so here.
     """
     probe = compute_probe(model) if probe is None else probe
-    facts = {"tokens": probe.tokens, "logprobs": probe.logprobs.tolist()}
+    facts = {"tokens": probe.tokens, "logprobs": probe.logprobs.tolist(), "dtype": probe.dtype}
     (directory / NAME).write_text(json.dumps(facts), encoding="utf-8")
 
 
@@ -65,4 +67,8 @@ def read_probe(policy: Policy) -> Probe | None:
     if not path.is_file():
         return None
     found = json.loads(path.read_text(encoding="utf-8"))
-    return Probe([int(token) for token in found["tokens"]], np.array(found["logprobs"], np.float64))
+    return Probe(
+        [int(token) for token in found["tokens"]],
+        np.array(found["logprobs"], np.float64),
+        found.get("dtype", "float32"),
+    )

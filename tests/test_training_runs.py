@@ -444,3 +444,13 @@ def test_a_probe_says_in_which_type_it_was_computed(policy_root: Path) -> None:
     trainer.split.model.to(torch.bfloat16)
     write_probe(version.directory, trainer.split.model)
     check_probe(version, lambda tokens: near, "float32")
+
+
+def test_a_fresh_adapter_is_the_same_in_every_run(policy_root: Path) -> None:
+    pytest.importorskip("peft")
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        weights = weights_of(adapting(policy_root, "merged"))
+        found.append({name: w for name, w in weights.items() if "lora_A" in name})
+    assert found[0] and all(torch.equal(w, found[1][name]) for name, w in found[0].items())

@@ -19,7 +19,7 @@ from entropyctl.engines._probe import check_probe
 from entropyctl.errors import EngineError, InputError, MismatchError, UsageError
 from entropyctl.metrics import read_history
 from entropyctl.policy import find_policy
-from entropyctl.policy.adapter import is_adapter
+from entropyctl.policy.adapter import check_whole, is_adapter
 from entropyctl.policy.checkpoint import load_model
 from entropyctl.policy.holding import delete_old_versions
 from entropyctl.policy.probe import read_probe, write_probe
@@ -199,7 +199,11 @@ def test_a_version_of_an_adapter_is_what_was_trained(policy_root: Path, publishe
     names = {path.name for path in version.directory.iterdir()}
     assert {"tokenizer.json", "probe.json", "entropyctl.json"} <= names
     assert ("model.safetensors" in names) == (publishes == "merged")
-    if publishes == "adapter":
+    if publishes == "merged":
+        check_whole(version, "vLLM")
+    else:
+        with pytest.raises(EngineError, match="is an adapter, and vLLM here loads whole models"):
+            check_whole(version, "vLLM")
         config = json.loads((version.directory / "adapter_config.json").read_text())
         assert (config["r"], config["lora_alpha"], config["peft_type"]) == (4, 8.0, "LORA")
         assert "q_proj" in config["target_modules"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,8 @@ def merge(model: Any, policy: Policy) -> Any:
     from peft import PeftModel
 
     try:
-        merged = PeftModel.from_pretrained(model, policy.directory).merge_and_unload()
+        with warnings.catch_warnings(action="ignore"):  # of layers that hold their matrices the other way round
+            merged = PeftModel.from_pretrained(model, policy.directory).merge_and_unload()
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"{policy.directory}: the adapter cannot be loaded ({reason})") from error

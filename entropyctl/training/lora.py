@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,8 @@ def adapt(split: SplitModel, lora: Lora) -> Any:
     targets = ALL if lora.targets == (ALL,) else list(lora.targets)
     config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
     tables = (split.model.get_output_embeddings(), split.model.get_input_embeddings())
-    with torch.random.fork_rng(devices=[]):
+    # peft warns where GPT-2's layers hold their matrices the other way round, and does the right thing.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):
         torch.manual_seed(0)
         try:
             inject_adapter_in_model(config, split.model, adapter_name=NAME)

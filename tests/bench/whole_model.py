@@ -22,7 +22,10 @@ import numpy as np
 import torch
 import transformers
 
+from entropyctl.objectives import ppo
 from entropyctl.tokenstats import Sharing, score_sequences, split_model
+from entropyctl.training import Batch, Recipe, train_step
+from entropyctl.training.optimizer import Optimization, Optimizer
 
 PROMPT = 8
 Text = tuple[list[int], list[int]]
@@ -132,8 +135,64 @@ def score_ways(trl: bool) -> dict[str, Callable[[], Any]]:
     return ways
 
 
+def update_ways(trl: bool) -> dict[str, Callable[[], Any]]:
+    """Ways to a whole training step on the texts; each returns its gradients, clipped, once."""
+    batch = texts(16)
+    counts = np.array([len(response) for _, response in batch])
+    advantage_B = np.random.default_rng(1).normal(size=len(batch)).astype(np.float32)
+    start = {name: value.clone() for name, value in model_of_shape().state_dict().items()}
+
+    def ours(kept: float) -> Callable[[], Any]:
+        split = split_model(model_of_shape())
+        old = score_sequences(split, batch, temperature=1.0, token_budget=4096).logprobs.numpy()
+        optimizer = Optimizer(split.model, Optimization("adamw", 1e-6, 0.0))
+        weights = (np.random.default_rng(2).random(len(old)) < kept).astype(np.float32)
+        inputs = {"old_logprobs": old, "advantages": np.repeat(advantage_B, counts)}
+        part = Batch(batch, counts, np.ones(len(old), bool), weights, 0 * weights, inputs)
+        recipe = Recipe(ppo, "token-mean", None, "k3", 1, 1, 1.0, 2048, "float32")
+
+        def run() -> Any:
+            split.model.load_state_dict(start)
+            found: list[torch.Tensor] = []
+            hook = optimizer.inner.register_step_pre_hook(lambda *_: found.extend(gradients(split.model)))
+            train_step(split, optimizer, [part], recipe)
+            hook.remove()
+            return found
+
+        return run
+
+    ways = {"packed, 2048 tokens a pass": ours(1.0), "the same, of 20 % of the tokens": ours(0.2)}
+    if trl:
+        trainer = trl_trainer(model_of_shape(), tempfile.mkdtemp())
+        trainer.current_gradient_accumulation_steps = 1  # the passes of a step are weighed below
+        model = trainer.model.train()
+        adam = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.0)
+        whole = padded(batch) | {"advantages": torch.from_numpy(advantage_B)}  # as TRL pads: all rows before it cuts
+
+        def theirs() -> Any:
+            model.load_state_dict(start)
+            adam.zero_grad(set_to_none=True)
+            for rows in np.array_split(np.arange(len(batch)), 4):
+                given = {name: one[rows] for name, one in whole.items()}
+                given["num_items_in_batch"] = given["completion_mask"].sum()
+                loss = trainer._compute_loss(model, given) * float(counts[rows].sum() / counts.sum())
+                loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            found = gradients(model)
+            adam.step()
+            return found
+
+        ways["TRL, 4 rows a pass"] = theirs
+    return ways
+
+
+def gradients(model: Any) -> list[torch.Tensor]:
+    """Copies of them."""
+    return [parameter.grad.clone() for parameter in model.parameters()]
+
+
 def compare(ways: dict[str, Callable[[], Any]], rounds: int, against: str) -> dict[str, float]:
-    """Median over rounds of each way's time over one's; results are checked to be equal."""
+    """Median over rounds of each way's time over one's; how far results are from that one's is printed."""
     ratios: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         seconds, results = {}, {}
@@ -141,12 +200,18 @@ def compare(ways: dict[str, Callable[[], Any]], rounds: int, against: str) -> di
             began = time.thread_time()
             results[name] = way()
             seconds[name] = time.thread_time() - began
-        for name, found in results.items():
-            for mine, other in zip(found[:2], results[against][:2], strict=True):
-                torch.testing.assert_close(mine, other, atol=2e-4, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+        for name in ways:
             ratios[name].append(seconds[name] / seconds[against])
-        print("  round:", {name: round(one, 2) for name, one in seconds.items()}, flush=True)
+        away = {name: largest_difference(found, results[against]) for name, found in results.items()}
+        print("  seconds:", {name: round(one, 1) for name, one in seconds.items()})
+        print("  relative difference of the results:", {name: f"{one:.1e}" for name, one in away.items()}, flush=True)
     return {name: statistics.median(values) for name, values in ratios.items()}
+
+
+def largest_difference(found: Any, wanted: Any) -> float:
+    """Of tensors: ||a - b|| / ||b||, of the first two where there are statistics that others have not."""
+    pairs = list(zip(found, wanted, strict=False))
+    return max(float((a - b).norm() / b.norm()) for a, b in pairs)
 
 
 def main() -> None:
@@ -164,9 +229,17 @@ def main() -> None:
         trl = None
     torch.set_num_threads(1)
     if "score" in options.only:
-        print("score: of one by one")
-        for name, ratio in compare(score_ways(trl is not None), options.rounds, "one by one").items():
-            print(f"  {name:40} {ratio:.2f}")
+        print("score, of one by one:")
+        show(compare(score_ways(trl is not None), options.rounds, "one by one"))
+    if "update" in options.only:
+        print("update, of packed:")
+        show(compare(update_ways(trl is not None), options.rounds, "packed, 2048 tokens a pass"))
+
+
+def show(ratios: dict[str, float]) -> None:
+    """Print them."""
+    for name, ratio in ratios.items():
+        print(f"  {name:40} {ratio:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -275,12 +275,12 @@ INTERRUPTED = """
 import sys
 from entropyctl import ending
 from entropyctl.stages.update import run
-from entropyctl.training import update
-publish = update.publish_version
+from entropyctl.training import publishing
+publish = publishing.publish
 def publish_and_end(*given, **more):
     publish(*given, **more)
     raise ending.WriterGone
-update.publish_version = publish_and_end
+publishing.publish = publish_and_end
 sys.exit(run(sys.argv[1:]))
 """
 

@@ -162,9 +162,8 @@ def publish_critic(critic: Critic, step: int | None = None) -> None:
     Raises:
         OutputError: the disk refuses.
     """
-    published = publish_trained(
+    critic.policy = publish_trained(
         critic.policy, critic.split, critic.optimizer, critic.optimizer.facts(), critic.team, step=step
     )
-    if published is not None:
-        critic.policy = published
-        critic.versions.add(published.digest)
+    if critic.team.leads:
+        critic.versions.add(critic.policy.digest)

@@ -6,11 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from entropyctl.errors import OutputError
 from entropyctl.policy import Policy
 from entropyctl.policy.publish import publish, unfinished
 from entropyctl.policy.trainer_state import Shard, trainer_directory, write_shard
-from entropyctl.table.atomic import cannot_write
+from entropyctl.policy.versions import version_name
 from entropyctl.tokenstats import SplitModel
 from entropyctl.training.lora import Adapter, saver
 from entropyctl.training.optimizer import Optimizer, save_state
@@ -27,7 +29,7 @@ def publish_trained(
     *,
     step: int | None,
     adapter: Adapter | None = None,
-) -> Policy | None:
+) -> Policy:
     """Publish trained weights as the next version; all processes must take part.
 
     Args:
@@ -40,7 +42,7 @@ def publish_trained(
         adapter: in training in place of the weights.
 
     Returns:
-        The new version, in the first process.
+        The new version.
 
     Raises:
         OutputError: the disk refuses.
@@ -48,8 +50,9 @@ def publish_trained(
     assert policy.root is not None
     shard, found = save_state(optimizer, weights=adapter is not None, leads=team.leads), gather(split, team)
     if not team.leads:
-        _write(unfinished(trainer_directory(policy.root, policy.version + 1)), shard, team)
-        return None
+        version = policy.version + 1
+        _write(unfinished(trainer_directory(policy.root, version)), shard, team)
+        return Policy(policy.root / version_name(version), version, policy.root)
     save, base = None, None
     if adapter is not None:
         facts = facts | adapter.facts(policy.root)
@@ -65,7 +68,7 @@ def _write(directory: Path, shard: Shard, team: Team) -> None:
     team.wait()
     try:
         write_shard(directory, shard._replace(rank=team.rank, size=team.size))
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         if team.leads:
             raise
         if not directory.is_dir():
@@ -73,5 +76,5 @@ def _write(directory: Path, shard: Shard, team: Team) -> None:
                 f"{directory}: is not there on the machine of process {team.rank}; put the policy where all machines "
                 "of the training see it"
             ) from None
-        raise cannot_write(directory, error) from None
+        raise OutputError(f"{directory}: cannot be written ({error}); free some space and run the step again") from None
     team.wait()

@@ -330,13 +330,12 @@ def publish_next(trainer: Trainer, facts: dict[str, float], step: int | None = N
     """
     began = time.monotonic()
     facts = {**trainer.optimizer.facts(), **facts}
-    published = publish_trained(
+    trainer.policy = publish_trained(
         trainer.policy, trainer.split, trainer.optimizer, facts, trainer.team, step=step, adapter=trainer.adapter
     )
-    if published is not None:
-        trainer.policy = published
-        trainer.publish_seconds = time.monotonic() - began
-        trainer.versions.add(published.digest)
+    trainer.publish_seconds = time.monotonic() - began
+    if trainer.team.leads:  # the others' disk may not have it yet
+        trainer.versions.add(trainer.policy.digest)
         trainer.exact = True
 
 

@@ -55,7 +55,7 @@ def named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def shares(work: Callable[[], Any]) -> tuple[float, dict[str, float]]:
-    """CPU seconds of the work, and the share of its wall time, which the profiler measures, of each kind of operation."""
+    """CPU seconds of the work, and the share of its wall time, as the profiler has it, of each kind."""
     before = {name: getattr(statistics, name) for name in ("vocabulary_sums", "vocabulary_gradients")}
     for name, function in before.items():
         setattr(statistics, name, named("head", function))

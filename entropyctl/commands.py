@@ -166,6 +166,7 @@ EXTRAS = {
     "datasets": "hub",
     "vllm": "vllm",
     "peft": "lora",
+    "sympy": "derive",
 }
 
 SPEAKING_SECONDS = 2.0

@@ -71,27 +71,30 @@ def test_a_wider_level_gives_a_wider_interval() -> None:
     assert wide.a_interval[0] < narrow.a_interval[0] < narrow.a_interval[1] < wide.a_interval[1]
 
 
-def test_two_points_are_fitted_exactly_and_have_no_intervals() -> None:
-    fit = fit_law([0.0, np.log(2)], [0.5, 0.3])
-    assert (fit.a, fit.b, fit.ceiling) == pytest.approx((0.2, 0.7, 0.5))
-    assert (fit.a_interval, fit.b_interval, fit.ceiling_interval) == (None, None, None)
-
-
-def test_performance_that_never_varies_has_no_r2() -> None:
-    fit = fit_law([0.1, 0.2, 0.3], [0.5, 0.5, 0.5])
-    assert fit.r2 is None
-    assert fit.a == 0
+def test_one_further_measurement_lies_in_its_prediction_interval_95_times_in_100() -> None:
+    rng = np.random.default_rng(5)
+    entropy, ahead, draws, inside = np.array([1.2, 1.1, 1.0, 0.9, 0.8]), np.array([0.1]), 2000, 0
+    for _ in range(draws):
+        low, high = fit_law(entropy, published(entropy) + rng.normal(0, 0.02, 5)).prediction_interval(ahead)
+        inside += int(low[0] <= published(ahead)[0] + rng.normal(0, 0.02) <= high[0])
+    assert abs(inside / draws - 0.95) < 0.015, inside / draws
 
 
 @pytest.mark.parametrize(
     ("entropy", "performance", "words"),
     [
-        ([0.5], [0.1], r"1 point\(s\) of entropy and performance; a law needs at least two"),
+        ([0.5], [0.1], r"1 point\(s\) of entropy and performance; a law needs at least three"),
+        ([0.5, 0.6], [0.1, 0.2], "2 point.* two are always fitted exactly"),
         ([], [], r"0 point\(s\)"),
+        ([0.1, 0.2, 0.3], [0.5, 0.5, 0.5], "performance does not fall as e.H grows: a = -?0 "),
+        ([0.1, 0.2, 0.3], [1 / 3, 1 / 3 + 1e-16, 1 / 3], "performance does not fall"),
+        ([0.1, 0.5, 0.9], [0.1, 0.3, 0.6], r"a = -0.3692 \(95 % interval .* and the law needs a > 0"),
+        ([0.3, 0.3 + 1e-12, 0.3], [0.1, 0.2, 0.3], "all 3 points have the entropy 0.3"),
+        ([0.5, -0.6, 0.2], [0.1, 0.2, 0.3], "point 2 has H = -0.6, which is no entropy"),
+        ([0.5, 0.6, 400], [0.3, 0.2, 0.1], "point 3 has H = 400, which is no entropy"),
         ([0.5, 0.5, 0.5], [0.1, 0.2, 0.3], "all 3 points have the entropy 0.5"),
         ([0.5, float("nan")], [0.1, 0.2], "point 2 is .H nan, R 0.2."),
         ([0.5, 0.6], [float("inf"), 0.2], "point 1 is .H 0.5, R inf."),
-        ([0.5, 800.0], [0.1, 0.2], "point 2"),
     ],
 )
 def test_points_that_carry_no_law_are_refused_in_words(
@@ -140,22 +143,23 @@ def test_metrics_alone_give_a_point_for_each_step(cli: Cli, tmp_path: Path) -> N
 
 def test_evals_take_the_entropy_of_their_own_tokens(cli: Cli, tmp_path: Path) -> None:
     # Version 0: entropies ln 2 and ln 4 weighted 3 to 1, pass@1 (0.25 + 0.5) / 2. Version 1: ln 2, pass@1 0.75.
-    rows = [(0, 4, 1, np.log(2), 300), (0, 4, 2, np.log(4), 100), (1, 4, 3, np.log(2), 10)]
+    rows = [(0, 4, 1, np.log(2), 300), (0, 4, 2, np.log(4), 100), (1, 4, 3, np.log(2), 10), (2, 4, 4, 0.1, 10)]
     metrics = write_metrics(tmp_path / "m.parquet", [5.0, 6.0], [0.0, 0.0], [0, 1])
     ran = cli("fit-law", metrics, write_evals(tmp_path / "e.parquet", rows), "--json")
     law = json.loads(ran.out)
-    assert law["entropy"] == pytest.approx([1.25 * np.log(2), np.log(2)]), ran
-    assert law["performance"] == [0.375, 0.75]
+    assert law["entropy"] == pytest.approx([1.25 * np.log(2), np.log(2), 0.1]), ran
+    assert law["performance"] == [0.375, 0.75, 1.0]
+    assert law["policy_version"] == [0, 1, 2]
     assert ran.line == "entropyctl: fit-law: entropies of the evaluations themselves"
 
 
 def test_evals_without_entropies_are_joined_to_the_metrics_by_policy_version(cli: Cli, tmp_path: Path) -> None:
-    rows = [(0, 4, 1, None, 1), (1, 4, 2, 0.1, 1), (2, 4, 3, None, 1)]
+    rows = [(0, 4, 1, None, 1), (1, 4, 2, 0.1, 1), (2, 4, 3, None, 1), (3, 4, 3, None, 1)]
     evals = write_evals(tmp_path / "e.parquet", rows)
-    metrics = write_metrics(tmp_path / "m.parquet", [0.8, 0.6], [None, None], [0, 1])
+    metrics = write_metrics(tmp_path / "m.parquet", [0.8, 0.6, 0.5], [None, None, None], [0, 1, 3])
     ran = cli("fit-law", metrics, evals, "--json")
     law = json.loads(ran.out)
-    assert (law["entropy"], law["performance"]) == ([0.8, 0.6], [0.25, 0.5]), ran
+    assert (law["entropy"], law["performance"]) == ([0.8, 0.6, 0.5], [0.25, 0.5, 0.75]), ran
     assert "entropies of the metrics, by policy version" in ran.err
     assert "policy version 2 has no entropy and was left out" in ran.err
     alone = cli("fit-law", evals)
@@ -163,9 +167,9 @@ def test_evals_without_entropies_are_joined_to_the_metrics_by_policy_version(cli
 
 
 def test_performance_may_be_pass_at_k(cli: Cli, tmp_path: Path) -> None:
-    evals = write_evals(tmp_path / "e.parquet", [(0, 8, 1, 0.9, 1), (1, 8, 4, 0.5, 1)])
+    evals = write_evals(tmp_path / "e.parquet", [(0, 8, 1, 0.9, 1), (1, 8, 4, 0.5, 1), (2, 8, 8, 0.4, 1)])
     law = json.loads(cli("fit-law", evals, "--metric", "pass@4", "--json").out)
-    assert law["performance"] == pytest.approx([0.5, 0.985714285714])
+    assert law["performance"] == pytest.approx([0.5, 0.985714285714, 1.0])
     ran = cli("fit-law", evals, "--metric", "pass@9")
     assert ran.code == 2 and "problem 0 of policy version 0 has n = 8 responses" in ran.line, ran
     ran = cli("fit-law", evals, "--metric", "accuracy")
@@ -202,26 +206,13 @@ def write_csv(path: Path, *points: tuple[object, object]) -> Path:
     return path
 
 
-def test_two_points_say_that_there_is_no_interval(cli: Cli, tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "p.csv", (0, 0.5), (0.5, 0.3))
-    ran = cli("fit-law", path, "--entropy", "H", "--performance", "R")
-    assert ran.code == 0 and "Two points are always fitted exactly: there is no interval" in ran.text, ran
-    law = json.loads(cli("fit-law", path, "--entropy", "H", "--performance", "R", "--json").out)
-    assert (law["a_low"], law["b_high"], law["ceiling_low"]) == (None, None, None)
-
-
-def test_performance_that_rises_with_entropy_has_no_ceiling(cli: Cli, tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "p.csv", (0.1, 0.1), (0.5, 0.3), (0.9, 0.6))
-    ran = cli("fit-law", path, "--entropy", "H", "--performance", "R")
-    assert ran.code == 0, ran
-    assert "performance did not fall with e^H here, so the ceiling is no ceiling" in ran.text
-
-
 @pytest.mark.parametrize(
     ("points", "words"),
     [
         ([(0.5, 0.1)], "1 point(s) of entropy and performance"),
-        ([(0.5, 0.1), (0.5, 0.2)], "all 2 points have the entropy 0.5"),
+        ([(0.5, 0.1), (0.4, 0.2)], "2 point(s) of entropy and performance"),
+        ([(0.1, 0.1), (0.5, 0.3), (0.9, 0.6)], "performance does not fall as e^H grows"),
+        ([(0.5, 0.1), (0.5, 0.2), (0.5, 0.3)], "all 3 points have the entropy 0.5"),
         ([(0.5, 0.1), ("nan", 0.2), (0.1, 0.2)], "point 2 is (H nan, R 0.2)"),
         ([("high", 0.1), ("low", 0.2)], "column 'H' is string; it must hold numbers"),
     ],

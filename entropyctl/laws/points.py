@@ -14,25 +14,36 @@ from entropyctl.laws.pass_at_k import pass_at_k
 
 
 class Points(NamedTuple):
-    """Entropies and performances, where they came from, and what was left out."""
+    """Entropies and performances in the order of their steps, where they came from, and what was left out."""
 
     entropy: list[float]
     performance: list[float]
+    order: list[float]
+    order_is: str  # what `order` counts: step, policy version, row
     origin: str
     notes: list[str]
 
 
 def from_columns(rows: pa.Table, entropy: str, performance: str, path: str) -> Points:
-    """One point for each row in which both columns have a number.
+    """One point for each row in which both columns have a number, in the order of a column `step` where there is one.
 
     Raises:
         InputError: a column is missing or holds no numbers.
     """
     H, R = (_numbers(rows, name, path) for name in (entropy, performance))
-    both = [(h, r) for h, r in zip(H, R, strict=True) if h is not None and r is not None]
-    missing = len(H) - len(both)
+    steps = _numbers(rows, "step", path) if "step" in rows.column_names else list(range(1, rows.num_rows + 1))
+    all_three = [row for row in zip(steps, H, R, strict=True) if None not in row]
+    missing = rows.num_rows - len(all_three)
     notes = [f"{missing} row(s) without '{entropy}' or '{performance}' were left out"] if missing else []
-    return Points([h for h, _ in both], [r for _, r in both], f"columns '{entropy}' and '{performance}'", notes)
+    all_three.sort(key=lambda row: float(row[0] or 0))
+    return Points(
+        [float(h or 0) for _, h, _ in all_three],
+        [float(r or 0) for _, _, r in all_three],
+        [float(step or 0) for step, _, _ in all_three],
+        "step" if "step" in rows.column_names else "row",
+        f"columns '{entropy}' and '{performance}'",
+        notes,
+    )
 
 
 def from_run(metrics: pa.Table | None, evals: pa.Table, metric: str, path: str) -> Points:
@@ -67,7 +78,8 @@ def from_run(metrics: pa.Table | None, evals: pa.Table, metric: str, path: str) 
         )
     known = sorted(version for version in performance if entropy.get(version) is not None)
     notes = [f"policy version {v} has no entropy and was left out" for v in sorted(set(performance) - set(known))]
-    return Points([float(entropy[v] or 0.0) for v in known], [performance[v] for v in known], origin, notes)
+    H, R = [float(entropy[v] or 0.0) for v in known], [performance[v] for v in known]
+    return Points(H, R, [float(v) for v in known], "policy version", origin, notes)
 
 
 def _numbers(rows: pa.Table, name: str, path: str) -> list[float | None]:
@@ -108,10 +120,19 @@ def _entropy_of_versions(metrics: pa.Table) -> dict[int, float | None]:
 
 
 def joined(parts: Sequence[Points]) -> Points:
-    """The points of several inputs as one list."""
+    """The points of several inputs as one list; in the order of their steps where all have steps."""
+    points = [point for part in parts for point in zip(part.order, part.entropy, part.performance, strict=True)]
+    kinds = {part.order_is for part in parts}
+    order_is = kinds.pop() if len(kinds) == 1 else "row"
+    if order_is == "row":
+        points = [(float(i), h, r) for i, (_, h, r) in enumerate(points, start=1)]
+    else:
+        points.sort(key=lambda point: point[0])
     return Points(
-        [h for part in parts for h in part.entropy],
-        [r for part in parts for r in part.performance],
+        [h for _, h, _ in points],
+        [r for _, _, r in points],
+        [step for step, _, _ in points],
+        order_is,
         "; ".join(dict.fromkeys(part.origin for part in parts)),
         [note for part in parts for note in part.notes],
     )

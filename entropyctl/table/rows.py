@@ -54,14 +54,16 @@ class Rows(NamedTuple):
         return {"path": self.path, "records": [r["id"] for r in self.header.chain[-1:]], "rows": self.rows.num_rows}
 
 
-def read_rows(path: str) -> Rows:
+def read_rows(path: str, allow: tuple[str, ...] = ()) -> Rows:
     """Read a small table of any kind whole: Parquet, Arrow, CSV, TSV or JSON lines, a directory or glob of them.
 
     Args:
         path: the input; text tables are told by the end of their name, all others by their first bytes.
+        allow: fields of the context, or groups of them, on which its files may disagree.
 
     Raises:
         InputError: it is missing or damaged, or its files have different columns.
+        MismatchError: its files disagree on another field.
         UsageError: standard input is a terminal.
     """
     if path == "-" and sys.stdin.isatty():
@@ -72,7 +74,7 @@ def read_rows(path: str) -> Rows:
     tables = {part.header.table for part in parts}
     if len(tables) > 1:
         raise InputError(f"{path}: holds tables of different kinds; name those of one kind")
-    context = merge_contexts([(part.path, part.header.context) for part in parts])
+    context = merge_contexts([(part.path, part.header.context) for part in parts], allow)
     try:
         rows = pa.concat_tables([part.rows for part in parts], promote_options="permissive")
     except pa.ArrowException as error:

@@ -133,7 +133,7 @@ def check_flags(params: dict[str, Any]) -> None:
     flags = {"tables": "TABLE", "predict_size": "--predict-size"}
     excluded = {
         "derive": given - {"derive"},
-        "dynamics": given - {"dynamics", "tables", "allow_mismatch"},
+        "dynamics": given - {"dynamics", "tables"},
         "run": given & {"tables", "until"},
     }
     for mode, others in excluded.items():

@@ -192,7 +192,7 @@ def test_any_table_with_two_columns(cli: Cli, tmp_path: Path, name: str) -> None
         path.write_text("\n".join(lines) + "\n")
     ran = cli("fit-law", path, "--entropy", "H", "--performance", "R", "-o", "law.parquet")
     assert ran.code == 0, ran
-    assert ran.text.startswith("R = -0.21 e^H + 0.598   (3 points, ")
+    assert ran.text.startswith("R = -0.21 e^H + 0.598   (3 points of H 0.1 to 0.9, rmse ")
     assert "1 row(s) without 'H' or 'R' were left out" in ran.err
     _, law, header = read_rows(str(tmp_path / "law.parquet"))
     assert law.column_names == [column.name for column in load_schema("laws").columns]

@@ -188,6 +188,23 @@ def test_the_command_says_whether_runs_share_a_curve(cli: Cli, tmp_path: Path) -
     assert not (tmp_path / "laws.parquet").exists()
 
 
+def test_runs_that_rise_together_and_fall_alone_are_compared_all_the_same(cli: Cli, tmp_path: Path) -> None:
+    wave = 0.002 * np.cos(3 * np.arange(40))
+    small = write_csv(tmp_path / "small.csv", 0.1 * ENTROPY, 0.2 - 0.05 * np.exp(0.1 * ENTROPY) + wave)
+    large = write_csv(tmp_path / "large.csv", 1 + 0.1 * ENTROPY, 0.9 - 0.05 * np.exp(1 + 0.1 * ENTROPY) + wave)
+    args = ("fit-law", "--run", f"s={small}", "--run", f"l={large}", *COLUMNS)
+    ran = cli(*args)
+    assert ran.code == 0 and "one curve for all: none, together they do not fall with e^H" in ran.text, ran
+    assert "no, one curve does not hold" in ran.text
+    assert json.loads(cli(*args, "--json").out)["together"] is None
+
+
+def test_a_ceiling_that_no_share_reaches_is_said(cli: Cli, tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "p.csv", np.array([0.9, 0.8, 0.7]), np.array([0.1, 0.5, 0.88]))
+    ran = cli("fit-law", path, *COLUMNS)
+    assert ran.code == 0 and "The ceiling is above 1, where no share of right answers lies" in ran.text, ran
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [

@@ -60,7 +60,7 @@ class SeveralLaws(NamedTuple):
             "runs": {name: {"size": self.sizes.get(name), **run.as_dict()} for name, run in self.runs.items()},
             "one_curve": self.shared.one_curve.as_dict(),
             "one_slope": self.shared.one_slope.as_dict(),
-            "together": self.shared.pooled.as_row(),
+            "together": self.shared.pooled.as_row() if self.shared.pooled else None,
             "scaling": self.scaling.as_dict() if self.scaling else None,
             "predicted": [],
         }

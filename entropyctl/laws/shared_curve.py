@@ -28,15 +28,15 @@ class FTest(NamedTuple):
 
 
 class SharedCurve(NamedTuple):
-    """The law through all points together, and what the runs say against it."""
+    """The law through all points together, None where they carry none, and what the runs say against it."""
 
-    pooled: LawFit
+    pooled: LawFit | None
     one_curve: FTest
     one_slope: FTest
 
 
 def shared_curve(
-    runs: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, confidence: float = 0.95, path: str = "the runs"
+    runs: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, confidence: float = 0.95
 ) -> SharedCurve:
     """Test whether r runs share one law (the same a and b), and whether they share a alone.
 
@@ -48,14 +48,13 @@ def shared_curve(
     Args:
         runs: name to (entropies, performances), at least two.
         confidence: level of the pooled law's intervals.
-        path: for messages.
 
     Raises:
-        InputError: the points of a run, or of all together, carry no law.
+        InputError: the points of a run carry no line.
     """
     arrays = {name: checked(H, R, f"run {name}") for name, (H, R) in runs.items()}
     if len(arrays) < 2:
-        raise InputError(f"{path}: one run shares its curve with nobody; give at least two")
+        raise ValueError("one run shares its curve with nobody; give at least two")
     lines = [fit_line(np.exp(H), R) for H, R in arrays.values()]
     H_M, R_M = (np.concatenate(parts) for parts in zip(*arrays.values(), strict=True))
     apart = sum(line.sse for line in lines)
@@ -65,10 +64,18 @@ def shared_curve(
     free = len(R_M) - 2 * len(lines)
     together = fit_line(np.exp(H_M), R_M).sse
     return SharedCurve(
-        pooled=fit_law(H_M, R_M, confidence=confidence, path=f"{path} together"),
+        pooled=_pooled(H_M, R_M, confidence),
         one_curve=_f_test(together, apart, 2 * (len(lines) - 1), free, R_M),
         one_slope=_f_test(parallel, apart, len(lines) - 1, free, R_M),
     )
+
+
+def _pooled(H_M: Floats, R_M: Floats, confidence: float) -> LawFit | None:
+    """A large model may have more entropy and more success than a small one, so that all together rise."""
+    try:
+        return fit_law(H_M, R_M, confidence=confidence)
+    except InputError:
+        return None
 
 
 def _f_test(restricted: float, full: float, constraints: int, free: int, R_M: Floats) -> FTest:

@@ -24,7 +24,8 @@ LEVEL = 0.05
 def print_law(to: Console, run: RunLaw) -> None:
     """Print the law of one run."""
     law = run.law
-    quality = f"{law.points} points, rmse {number(law.rmse)}, r2 {number(law.r2)}"
+    low, high = (number(end(run.points.entropy[: law.points])) for end in (min, max))
+    quality = f"{law.points} points of H {low} to {high}, rmse {number(law.rmse)}, r2 {number(law.r2)}"
     to.print(f"{_formula(law)}   ({quality})")
     print_table(to, ["", "estimate", f"{100 * law.confidence:g} % interval"], _coefficients(law), left=[""])
     for line in [*_prediction(run), *_doubts(run)]:
@@ -38,9 +39,10 @@ def print_laws(to: Console, found: SeveralLaws) -> None:
         law = run.law
         cells = [visible(name), str(law.points), number(law.a), number(law.b), number(law.ceiling)]
         rows.append([*cells, _ends(law.ceiling_interval), number(law.rmse)])
-    level = f"{100 * found.shared.pooled.confidence:g} % interval"
+    level = f"{100 * next(iter(found.runs.values())).law.confidence:g} % interval"
     print_table(to, ["run", "points", "a", "b", "ceiling", level, "rmse"], rows, left=["run"])
-    to.print(f"one curve for all: {_formula(found.shared.pooled)}")
+    pooled = found.shared.pooled
+    to.print(f"one curve for all: {_formula(pooled) if pooled else 'none, together they do not fall with e^H'}")
     to.print(f"  the same a and b?  {_verdict(found.shared.one_curve, 'one curve')}")
     to.print(f"  the same a?        {_verdict(found.shared.one_slope, 'one a')}")
     for name, run in found.runs.items():
@@ -115,6 +117,10 @@ def _doubts(run: RunLaw) -> list[str]:
 
     if law.a_interval[0] <= 0:
         found.append("The interval of a reaches 0: these points do not show that performance falls with e^H.")
+    if min(run.points.performance) >= 0 and max(run.points.performance) <= 1 < law.ceiling:
+        found.append(
+            "The ceiling is above 1, where no share of right answers lies: the law does not hold down to H = 0."
+        )
     if seen.dependence_p is not None and seen.dependence_p < LEVEL:
         found.append(
             f"Residuals are like the ones before them (Durbin-Watson {number(seen.durbin_watson, 3)}, "

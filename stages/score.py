@@ -87,6 +87,10 @@ def score(
         bool,
         typer.Option("--keep-old", help="With --policy: keep logprobs and entropies as old_logprobs, old_entropies."),
     ] = False,
+    top_k: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="K", help="With --policy: the K likeliest tokens in each place and their log p."),
+    ] = None,
     fail_over: FailOver = None,
     steps: Steps = False,
     steps_of: StepsOf = "wrong",
@@ -160,6 +164,7 @@ def score(
         reward_as=reward_as,
         grading=grading,
         keep_old=keep_old and policy is None,
+        top_k=top_k is not None and (policy is None or spread),
         fail_over=bool(fail_over) and policy is None,
         idle=not (grading or scoring or steps),
         idle_runner=spread and not scoring,
@@ -203,6 +208,7 @@ def score(
                 token_budget=token_budget,
                 quiet=quiet,
                 keep_old=keep_old,
+                top_k=top_k,
                 at=at,
                 pool=pool,
             )
@@ -272,6 +278,7 @@ def _refuse(
     reward_as: str | None,
     grading: bool,
     keep_old: bool,
+    top_k: bool,
     fail_over: bool,
     idle: bool,
     idle_runner: bool,
@@ -283,6 +290,7 @@ def _refuse(
         reward_as: value of --reward-as.
         grading: a grader is named.
         keep_old: --keep-old stands without --policy.
+        top_k: --top-k stands without --policy, or with --runner ray.
         fail_over: so does --fail-over.
         idle: nothing at all is asked for.
         idle_runner: --runner ray has no model to run.
@@ -307,5 +315,7 @@ def _refuse(
         raise UsageError("--runner ray: belongs to --policy, --ref, --prm or --critic, whose models it runs")
     if keep_old:
         raise UsageError("--keep-old: belongs to --policy, which replaces the log-probabilities and entropies")
+    if top_k:
+        raise UsageError("--top-k: belongs to --policy, whose likeliest tokens they are, and to --runner none")
     if fail_over:
         raise UsageError("--fail-over: belongs to --policy, whose log-probabilities are compared with the sampled ones")

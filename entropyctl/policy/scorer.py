@@ -26,6 +26,7 @@ from entropyctl.table.columns import flat_values, row_lengths, with_column
 from entropyctl.table.header import Context
 from entropyctl.tokenstats import SplitModel, split_critic, split_model, table
 from entropyctl.tokenstats.table import COLUMNS as STATISTICS
+from entropyctl.tokenstats.table import TOP_COLUMNS
 
 # A model that stays is given as it is; one that takes turns is loaded whenever it is asked for.
 Give = Callable[[], SplitModel | Spread]
@@ -42,6 +43,7 @@ class Scorer:
     add: Add
     quiet: bool
     keep_old: bool = False
+    top_k: int | None = None
     tokens: int = 0
     entropy: float = 0.0
     role: str = "policy"
@@ -49,7 +51,8 @@ class Scorer:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that are made."""
-        return (*STATISTICS, *(f"old_{name}" for name in KEPT if self.keep_old))
+        top = TOP_COLUMNS if self.top_k is not None else ()
+        return (*STATISTICS, *(f"old_{name}" for name in KEPT if self.keep_old), *top)
 
     def as_dict(self) -> dict[str, Any]:
         """Tokens and their mean entropy, over all steps so far."""
@@ -142,6 +145,7 @@ def open_scorers(
     token_budget: int,
     quiet: bool,
     keep_old: bool = False,
+    top_k: int | None = None,
     at: str = "sampled",
     pool: Pool | None = None,
 ) -> list[Following]:
@@ -155,6 +159,7 @@ def open_scorers(
         token_budget: most tokens in one forward pass.
         quiet: show no progress.
         keep_old: the policy keeps the log-probabilities and entropies that it replaces.
+        top_k: how many of the likeliest tokens the policy adds in each place; not on actors.
         at: which version of a directory of versions scores a step as the policy, `sampled` or `latest`. As reward
             model or critic, which a loop trains too, it is the latest; the reference stays what it is.
         pool: actors that hold the models; without it they are in this process.
@@ -182,9 +187,11 @@ def open_scorers(
         else:
             model = Spread(pool, role, policy, stays=stays)
         add = _adding(role, temperature, token_budget, spread=pool is not None)
+        if role == "policy" and top_k is not None:
+            add = partial(add, top_k=top_k)
         scorer: Scorer | OtherScorer
         if role == "policy":
-            scorer = Scorer(policy, model, add, quiet, keep_old)
+            scorer = Scorer(policy, model, add, quiet, keep_old, top_k)
         else:
             scorer = OtherScorer(role, policy, model, _columns(role)[0], add, quiet)
         scorers.append(Following(scorer, model, source, at, dtype, keep_old and role == "policy"))

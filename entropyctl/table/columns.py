@@ -189,6 +189,13 @@ def list_column(values: Array, lengths: Array, element: pa.DataType, valid: Arra
     return pa.Array.from_buffers(list_of(element), len(lengths), [bitmap, _offsets(lengths)], children=[items])
 
 
+def nested_column(values: Array, lengths: Array, element: pa.DataType) -> pa.Array:
+    """A column of lists of K numbers for each token, out of `[N, K]` values and the rows' lengths `[B]`."""
+    inner = list_column(values.reshape(-1), np.full(len(values), values.shape[1], np.int64), element)
+    kind = list_of(list_of(element))
+    return pa.Array.from_buffers(kind, len(lengths), [None, _offsets(lengths)], children=[inner])
+
+
 def codes(column: pa.ChunkedArray | pa.Array) -> Array:
     """`[B]` int64 the same number for equal values, in order of first appearance."""
     seen: dict[Any, int] = {}

@@ -15,8 +15,8 @@ from entropyctl.ahead import ahead
 from entropyctl.tokenstats.batches import forward_batches
 from entropyctl.tokenstats.layout import Layout, Sequences, laid_out
 from entropyctl.tokenstats.split import SplitModel
-from entropyctl.tokenstats.statistics import head_statistics
-from entropyctl.tokenstats.sums import BlockStatistics
+from entropyctl.tokenstats.statistics import head_statistics, head_statistics_and_top
+from entropyctl.tokenstats.sums import BlockStatistics, Top
 
 Advance = Callable[[int], None]
 Array = npt.NDArray[Any]
@@ -62,12 +62,43 @@ def score_sequences(
         token_budget: most tokens in one forward pass; None makes one of all.
         advance: told the response tokens done, for a progress display.
     """
-    names = BlockStatistics._fields
+    empty = [torch.empty(_count(sequences)) for _ in BlockStatistics._fields]
 
     def statistics(hidden_ND: Tensor, tokens_N: Tensor) -> BlockStatistics:
         return head_statistics(hidden_ND, split.head, tokens_N, temperature)
 
-    return BlockStatistics(*_of_every_token(split, sequences, statistics, len(names), token_budget, advance))
+    return BlockStatistics(*_of_every_token(split, sequences, statistics, empty, token_budget, advance))
+
+
+def score_sequences_and_top(
+    split: SplitModel,
+    sequences: Sequences,
+    k: int,
+    *,
+    temperature: float,
+    token_budget: int | None,
+    advance: Advance = lambda tokens: None,
+) -> tuple[BlockStatistics, Top]:
+    """The same, and the `k` likeliest tokens in the place of every response token, with their log p.
+
+    Args:
+        split: the model.
+        sequences: prompts (not empty) and responses; responses may be empty.
+        k: at most the vocabulary.
+        temperature: of the sampling.
+        token_budget: most tokens in one forward pass; None makes one of all.
+        advance: told the response tokens done, for a progress display.
+    """
+    count = _count(sequences)
+    empty = [torch.empty(count) for _ in BlockStatistics._fields]
+    empty += [torch.empty(count, k, dtype=torch.int64), torch.empty(count, k)]
+
+    def both(hidden_ND: Tensor, tokens_N: Tensor) -> Sequence[Tensor]:
+        statistics, top = head_statistics_and_top(hidden_ND, split.head, tokens_N, temperature, k)
+        return [*statistics, *top]
+
+    found = _of_every_token(split, sequences, both, empty, token_budget, advance)
+    return BlockStatistics(*found[:-2]), Top(*found[-2:])
 
 
 def value_sequences(
@@ -87,7 +118,7 @@ def value_sequences(
     def values(hidden_ND: Tensor, _: Tensor) -> tuple[Tensor]:
         return (token_values(split, hidden_ND),)
 
-    return _of_every_token(split, sequences, values, 1, token_budget, advance)[0]
+    return _of_every_token(split, sequences, values, [torch.empty(_count(sequences))], token_budget, advance)[0]
 
 
 def token_values(split: SplitModel, hidden_ND: Tensor) -> Tensor:
@@ -95,22 +126,25 @@ def token_values(split: SplitModel, hidden_ND: Tensor) -> Tensor:
     return split.head(hidden_ND)[:, 0].float()
 
 
+def _count(sequences: Sequences) -> int:
+    return sum(len(response) for _, response in sequences)
+
+
 @torch.no_grad()
 def _of_every_token(
     split: SplitModel,
     sequences: Sequences,
     compute: Callable[[Tensor, Tensor], Sequence[Tensor]],
-    width: int,
+    out: list[Tensor],
     token_budget: int | None,
     advance: Advance,
 ) -> list[Tensor]:
-    """`width` numbers of every response token: what `compute` gives of hidden states and tokens, each `[N]`.
+    """Fill tensors `[N, ...]` with what `compute` gives of hidden states and tokens, for every response token.
 
     While a pass is computed, the next is laid out, and the numbers of the one before are put in their place.
     """
     counts = [len(response) for _, response in sequences]
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(int)
-    out = [torch.empty(int(starts[-1])) for _ in range(width)]
     scored = [i for i, count in enumerate(counts) if count]
     batches = forward_batches(split, [sequences[i] for i in scored], token_budget)
     passes = [[scored[i] for i in batch] for batch in batches]

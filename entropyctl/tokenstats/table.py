@@ -9,14 +9,22 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from entropyctl.errors import EngineError, InputError
-from entropyctl.table.columns import flat_values, list_column, row_lengths, row_of_token, with_column
+from entropyctl.errors import EngineError, InputError, UsageError
+from entropyctl.table.columns import (
+    flat_values,
+    list_column,
+    nested_column,
+    row_lengths,
+    row_of_token,
+    with_column,
+)
 from entropyctl.table.conform import row_name
-from entropyctl.tokenstats.forward import score_sequences, value_sequences
+from entropyctl.tokenstats.forward import score_sequences, score_sequences_and_top, value_sequences
 from entropyctl.tokenstats.split import SplitModel
 from entropyctl.tokenstats.sums import BlockStatistics
 
 COLUMNS = BlockStatistics._fields
+TOP_COLUMNS = ("top_tokens", "top_logprobs")
 
 
 def add_statistics(
@@ -25,6 +33,7 @@ def add_statistics(
     *,
     temperature: float,
     token_budget: int | None,
+    top_k: int | None = None,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> pa.Table:
     """The rows of a step with log p, H, S*, E[S] and sum p^2 of every response token.
@@ -34,14 +43,27 @@ def add_statistics(
         split: the scoring model.
         temperature: of the sampling.
         token_budget: most tokens in one forward pass; None makes one of all.
+        top_k: as many of the likeliest tokens in each place too, with their log p.
         advance: told the response tokens done.
 
     Raises:
         InputError: a row is no text of this model.
         EngineError: the model computed NaN.
+        UsageError: the model has no `top_k` tokens.
     """
     sequences = sequences_of(rows, split.model)
-    stats = score_sequences(split, sequences, temperature=temperature, token_budget=token_budget, advance=advance)
+    # Those of another model would pass for this one's.
+    rows = rows.drop_columns([name for name in TOP_COLUMNS if name in rows.column_names])
+    how: Any = {"temperature": temperature, "token_budget": token_budget, "advance": advance}
+    if top_k is None:
+        stats = score_sequences(split, sequences, **how)
+    else:
+        if top_k > (known := split.head.weights.weight.shape[0]):
+            raise UsageError(f"--top-k {top_k}: the model has {known} tokens; ask for no more")
+        stats, top = score_sequences_and_top(split, sequences, top_k, **how)
+        lengths = row_lengths(rows["tokens"])
+        for name, values_NK, kind in zip(TOP_COLUMNS, top, (pa.int32(), pa.float32()), strict=True):
+            rows = with_column(rows, name, nested_column(values_NK.numpy(), lengths, kind))
     for name, values_N in zip(COLUMNS, stats, strict=True):
         rows = _with_numbers(rows, name, values_N)
     return rows

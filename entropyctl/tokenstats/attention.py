@@ -128,12 +128,14 @@ def install(model: Any) -> bool:
     """Make a model use this attention.
 
     Args:
-        model: of transformers; stays as it is where its attention cannot be exchanged.
+        model: of transformers; stays as it is where its attention cannot be exchanged, or is more than `sdpa` knows:
+            the sinks of gpt-oss, for example, would be left out without a word.
 
     Returns:
         Whether it does.
     """
-    if not getattr(type(model), "_can_set_attn_implementation", lambda: False)():
+    kind = type(model)
+    if not getattr(kind, "_supports_sdpa", False) or not getattr(kind, "_can_set_attn_implementation", bool)():
         return False
     model.set_attn_implementation(NAME)
     return bool(model.config._attn_implementation == NAME)

@@ -121,6 +121,8 @@ def _whole_and_body(split: SplitModel, rows: Tensor) -> tuple[Tensor, Tensor]:
         logits_BTV = split.model(input_ids=rows, use_cache=False).logits
     finally:
         hook.remove()
+    if not seen:  # the model asks for a part of its body, as OPT does
+        seen.append(split.body(input_ids=rows, use_cache=False).last_hidden_state)
     return logits_BTV.flatten(0, 1), seen[0]
 
 
@@ -136,7 +138,8 @@ def _tolerance(model: Any) -> float:
 def _packs(split: SplitModel, rows: Tensor, hidden_BTD: Tensor) -> bool:
     """Whether texts packed into a row, of which two share a prompt, come out as apart.
 
-    Layers that look back through a window must say so to the attention, since no short text would show it.
+    Every layer must have asked our attention, and one that looks back through a window must have said so, since no
+    short text would show it.
     """
     texts = [(row[:3], row[3:]) for row in rows.tolist()]
     inputs, at, _ = laid_out(texts, split.device, packs=True, places=None)
@@ -153,7 +156,7 @@ def _windows_are_told(windows: list[int | None], config: Any) -> bool:
     kinds = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None)
     if kinds is None:
-        return all(told == window for told in windows)
+        return windows == [window] * config.num_hidden_layers
     known = {"full_attention": None, "sliding_attention": window}
     return set(kinds) <= known.keys() and windows == [known[kind] for kind in kinds]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,6 +33,7 @@ from entropyctl.tokenstats import split_model
 from entropyctl.training import Optimization, Optimizer, Trainer, open_trainer, train_step, update_step
 from entropyctl.training.flops import model_flops, peak_of
 from entropyctl.training.lora import Lora, parse_lora
+from entropyctl.training.optimizer import OPTIMIZERS
 from entropyctl.training.schedule import factor
 from entropyctl.training.sharded import Place
 from entropyctl.training.update import publish_next
@@ -216,11 +218,15 @@ def test_all_weights_may_be_trained_after_an_adapter(policy_root: Path, publishe
     publish_next(trainer, {}, 1)
     trainer = open_trainer(find_policy(str(policy_root)), ADAM, HERE)
     assert "now all weights are; starting with a fresh optimiser" in capfd.readouterr().err
+    assert (trainer.optimizer.steps, trainer.optimizer.inner.state_dict()["state"]) == (2, {})
     update_step(trainer, learnt(2), RECIPE)
-    publish_next(trainer, {}, 2)
+    publish_next(trainer, {"entropy_coef": 0.5}, 2)
     assert not is_adapter(find_policy(str(policy_root)))
     found = load_model(find_policy(str(policy_root)), torch.float32, CPU).state_dict()
     assert all(torch.equal(w, found[name]) for name, w in weights_of(trainer).items())
+    trainer = adapting(policy_root, publishes)
+    assert "now an adapter is; starting with a fresh optimiser" in capfd.readouterr().err
+    assert (trainer.optimizer.steps, trainer.facts["entropy_coef"]) == (4, 0.5)
 
 
 def test_another_shape_or_another_base_is_refused(policy_root: Path, tiny_policy: Path, tmp_path: Path) -> None:
@@ -352,6 +358,20 @@ def test_a_state_with_a_missing_file_is_refused(
     (directory / f"{missing}.safetensors").unlink()
     with pytest.raises(InputError, match=r"is damaged .* remove it to start with a fresh optimiser"):
         load_trainer_state(find_policy(str(policy_root)))
+
+
+@pytest.mark.parametrize(("before", "now"), [*itertools.permutations(OPTIMIZERS, 2)])
+def test_another_optimiser_starts_afresh_and_the_steps_go_on(policy_root: Path, before: str, now: str, capfd) -> None:
+    for name in (before, now):
+        trainer = open_trainer(find_policy(str(policy_root)), replace(ADAM, optimizer=name), HERE)
+        assert not trainer.optimizer.inner.state_dict()["state"]
+        update_step(trainer, learnt(1), RECIPE)
+        publish_next(trainer, {}, 1)
+    said = f"update: {before} has trained so far, now {now} does; it starts afresh"
+    assert (said in capfd.readouterr().err) == (before != "sgd")
+    assert trainer.optimizer.steps == 4
+    trainer = open_trainer(find_policy(str(policy_root)), replace(ADAM, optimizer=now), HERE)
+    assert bool(trainer.optimizer.inner.state_dict()["state"]) == (now != "sgd")
 
 
 def test_the_state_beside_a_version_is_safetensors(policy_root: Path) -> None:

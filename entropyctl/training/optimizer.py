@@ -13,6 +13,7 @@ from torch import Tensor
 
 from entropyctl.errors import EngineError, UsageError
 from entropyctl.policy.trainer_state import Shard, TrainerState
+from entropyctl.table import notice
 from entropyctl.training.adamw8bit import AdamW8bit
 from entropyctl.training.schedule import SCHEDULES, factor
 from entropyctl.training.sharded import here, like, rows_here, whole
@@ -70,9 +71,10 @@ class Optimizer:
             facts: of the run that it continues; its tensors come by `load_state`.
         """
         self.model, self.how = model, how
-        facts = facts or {}
+        facts = facts or {"optimizer": how.optimizer}
         self.steps = int(facts.get("optimizer_steps", 0))
         self.skipped_in_a_row = int(facts.get("skipped_in_a_row", 0))
+        self.before = facts.get("optimizer", "adamw")  # whose tensors they are; once nothing but AdamW had any
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         rates: dict[str, Any] = {"lr": how.lr, "weight_decay": how.weight_decay}
         self.inner: torch.optim.Optimizer
@@ -124,9 +126,10 @@ class Optimizer:
         self.skipped_in_a_row = 0
         return norm
 
-    def facts(self) -> dict[str, int]:
+    def facts(self) -> dict[str, Any]:
         """What the next run continues with."""
-        return {"optimizer_steps": self.steps, "skipped_in_a_row": self.skipped_in_a_row}
+        own = {"optimizer_steps": self.steps, "skipped_in_a_row": self.skipped_in_a_row}
+        return own | {"optimizer": self.how.optimizer}
 
 
 def clip_gradients(model: Any, largest: float) -> float:
@@ -162,10 +165,18 @@ def save_state(optimizer: Optimizer, *, weights: bool = False, leads: bool = Tru
 
 @torch.no_grad()
 def load_state(optimizer: Optimizer, state: Mapping[str, Tensor]) -> None:
-    """Put back what `save_state` gave; tensors of parameters that the model lacks are left out."""
+    """Put back what `save_state` gave; tensors of parameters that the model lacks are left out.
+
+    So are the moments of another optimiser, which begins afresh; the steps go on.
+    """
+    same = optimizer.before == optimizer.how.optimizer
+    if not same and any(not key.endswith(":weight") for key in state):
+        notice(f"update: {optimizer.before} has trained so far, now {optimizer.how.optimizer} does; it starts afresh")
     for name, parameter in optimizer.model.named_parameters():
         for key in [key for key in state if key.rpartition(":")[0] == name]:
             quantity = key.rpartition(":")[2]
+            if not same and quantity != "weight":
+                continue
             if quantity == "step":
                 # AdamW keeps its count on the CPU, unless all of its state moves in one kernel on a GPU.
                 place = parameter.device if optimizer.inner.defaults.get("fused") else "cpu"

@@ -90,12 +90,14 @@ def open_trainer(
         MismatchError: an adapter of another shape is in training.
     """
     state, facts = load_trainer_state(policy)
-    if lora is None and "lora" in facts:
-        notice(f"{policy.directory}: an adapter was trained, now all weights are; starting with a fresh optimiser")
-        state, facts = TrainerState(), {}
-    base = policy if lora is None else base_to_train(policy, lora, facts)
-    if lora is not None and "lora" not in facts:
-        state, facts = TrainerState(), {}
+    base, had_one = policy if lora is None else base_to_train(policy, lora, facts), "lora" in facts
+    if facts and had_one != (lora is not None):
+        what = (
+            "an adapter was trained, now all weights are" if had_one else "all weights were trained, now an adapter is"
+        )
+        notice(f"{policy.directory}: {what}; starting with a fresh optimiser")
+        # Of the tensors nothing fits; steps and the coefficient of a bonus are the policy's.
+        state, facts = TrainerState(), {name: fact for name, fact in facts.items() if name not in ("lora", "base")}
     adapters = []
 
     def load(device: torch.device) -> SplitModel:

@@ -201,14 +201,16 @@ def _fit(params: dict[str, Any]) -> None:
     sizes = sizes_of(params["size"], runs)
     allow = tuple(params["allow_mismatch"] or ())
     inputs, points, measured = {}, {}, []
+    allowed: list[dict[str, Any]] = []
     for name, paths in runs.items():
-        inputs[name], points[name] = _read(paths, params, allow)
+        inputs[name], points[name] = _read(paths, params, allow, allowed)
         measured += definitions(inputs[name], points[name])
         if not params["quiet"]:
             for text in (points[name].origin, *points[name].notes):
                 notice(f"fit-law: {name}: {text}" if name else f"fit-law: {text}")
     everything = [entry for entries in inputs.values() for entry in entries]
-    if allowed := check_definitions(measured, allow, everything):
+    allowed += check_definitions(measured, allow, everything)
+    if allowed:
         record["allowed_mismatches"] = allowed
     level = params["confidence"]
     if params["run"]:
@@ -219,11 +221,13 @@ def _fit(params: dict[str, Any]) -> None:
         _finish(params, record, everything, [one.as_row()], one.as_dict(), lambda to: print_law(to, one))
 
 
-def _read(paths: list[str], params: dict[str, Any], allow: tuple[str, ...]) -> tuple[list[Rows], Points]:
+def _read(
+    paths: list[str], params: dict[str, Any], allow: tuple[str, ...], allowed: list[dict[str, Any]]
+) -> tuple[list[Rows], Points]:
     from entropyctl.laws.collect import collect
     from entropyctl.table.rows import read_rows
 
-    inputs = [read_rows(path, allow) for path in paths]
+    inputs = [read_rows(path, allow, allowed) for path in paths]
     return inputs, collect(inputs, params["entropy"], params["performance"], params["metric"])
 
 

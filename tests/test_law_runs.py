@@ -252,6 +252,18 @@ def test_entropies_at_different_temperatures_do_not_belong_together(cli: Cli, tm
     assert ran.code == 2 and "no input has this field" in ran.line, ran
 
 
+def test_the_files_of_a_directory_belong_together_too(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "metrics").mkdir()
+    for name, temperature in (("step-1", 1.0), ("step-2", 0.6)):
+        write_metrics(tmp_path / "metrics" / f"{name}.parquet", {"sampling": {"temperature": temperature}})
+    ran = cli("fit-law", "metrics", "-q")
+    assert ran.code == 5 and "step-2.parquet: sampling.temperature is 0.6, but " in ran.line, ran
+    ran = cli("fit-law", "metrics", "-q", "--allow-mismatch", "sampling", "-o", "law.parquet")
+    assert ran.code == 0, ran
+    [allowed] = read_rows(str(tmp_path / "law.parquet")).header.chain[-1]["allowed_mismatches"]
+    assert (allowed["field"], allowed["used"], allowed["value"]) == ("sampling.temperature", 1.0, 0.6)
+
+
 def test_token_means_and_sequence_means_do_not_belong_together(cli: Cli, tmp_path: Path) -> None:
     ours = write_metrics(tmp_path / "ours.parquet", {})
     theirs = write_metrics(tmp_path / "theirs.parquet", {"entropy": {"mean": "sequence"}})

@@ -14,7 +14,7 @@ from entropyctl.laws.pass_at_k import pass_at_k
 
 
 class Points(NamedTuple):
-    """Entropies and performances in the order of their steps, where they came from, and what was left out."""
+    """Entropies and performances, the steps that they stand at, where they came from, and what was left out."""
 
     entropy: list[float]
     performance: list[float]
@@ -25,7 +25,7 @@ class Points(NamedTuple):
 
 
 def from_columns(rows: pa.Table, entropy: str, performance: str, path: str) -> Points:
-    """One point for each row in which both columns have a number, in the order of a column `step` where there is one.
+    """One point for each row in which both columns have a number, with its `step` where there is such a column.
 
     Raises:
         InputError: a column is missing or holds no numbers.
@@ -35,7 +35,6 @@ def from_columns(rows: pa.Table, entropy: str, performance: str, path: str) -> P
     all_three = [row for row in zip(steps, H, R, strict=True) if None not in row]
     missing = rows.num_rows - len(all_three)
     notes = [f"{missing} row(s) without '{entropy}' or '{performance}' were left out"] if missing else []
-    all_three.sort(key=lambda row: float(row[0] or 0))
     return Points(
         [float(h or 0) for _, h, _ in all_three],
         [float(r or 0) for _, _, r in all_three],

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from entropyctl.errors import InputError, UsageError
 from entropyctl.table.digest import TableDigest
-from entropyctl.table.header import Header, merge_contexts
+from entropyctl.table.header import Header, Record, merge_contexts
 from entropyctl.table.parquet_source import damaged
 from entropyctl.table.paths import expand, open_input
 from entropyctl.table.provenance import merge_chains, unknown_record
@@ -54,12 +54,13 @@ class Rows(NamedTuple):
         return {"path": self.path, "records": [r["id"] for r in self.header.chain[-1:]], "rows": self.rows.num_rows}
 
 
-def read_rows(path: str, allow: tuple[str, ...] = ()) -> Rows:
+def read_rows(path: str, allow: tuple[str, ...] = (), allowed: list[Record] | None = None) -> Rows:
     """Read a small table of any kind whole: Parquet, Arrow, CSV, TSV or JSON lines, a directory or glob of them.
 
     Args:
         path: the input; text tables are told by the end of their name, all others by their first bytes.
         allow: fields of the context, or groups of them, on which its files may disagree.
+        allowed: receives each difference that was allowed.
 
     Raises:
         InputError: it is missing or damaged, or its files have different columns.
@@ -74,7 +75,7 @@ def read_rows(path: str, allow: tuple[str, ...] = ()) -> Rows:
     tables = {part.header.table for part in parts}
     if len(tables) > 1:
         raise InputError(f"{path}: holds tables of different kinds; name those of one kind")
-    context = merge_contexts([(part.path, part.header.context) for part in parts], allow)
+    context = merge_contexts([(part.path, part.header.context) for part in parts], allow, allowed=allowed)
     try:
         rows = pa.concat_tables([part.rows for part in parts], promote_options="permissive")
     except pa.ArrowException as error:

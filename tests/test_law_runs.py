@@ -132,6 +132,10 @@ def test_the_command_predicts_a_run_from_its_beginning(cli: Cli, tmp_path: Path)
     ran = cli("fit-law", path, *COLUMNS, "--until", "100", "--json", "-o", "law.parquet")
     found, expected = json.loads(ran.out), fit_law(ENTROPY[:11], performance[:11])
     assert (found["a"], found["points"]) == pytest.approx((expected.a, 11)), ran
+    assert found["step"] == list(range(0, 400, 10))
+    residual = performance[:11] - expected.predict(ENTROPY[:11])
+    watson = float((np.diff(residual) ** 2).sum() / (residual**2).sum())
+    assert found["diagnostics"]["durbin_watson"] == pytest.approx(watson)
     assert found["prediction"]["points"] == 29 and found["prediction"]["until"] == 100
     row = read_rows(str(tmp_path / "law.parquet")).rows.to_pylist()[0]
     assert (row["until"], row["predicted_points"]) == (100, 29)

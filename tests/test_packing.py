@@ -29,6 +29,7 @@ from entropyctl.tokenstats import (
 )
 from entropyctl.tokenstats.layout import packed
 from entropyctl.tokenstats.table import add_statistics
+from entropyctl.training.batch import Batch
 
 SIZE = {
     "vocab_size": 97,
@@ -49,7 +50,7 @@ LONGROPE = {
     "rope_theta": 10000.0,
     "short_factor": [1.0] * 4,
     "long_factor": [4.0] * 4,
-    "original_max_position_embeddings": 20,
+    "original_max_position_embeddings": 25,
 }
 
 # Windows are shorter than the sequences below, and caps so small that leaving one out shows.
@@ -64,7 +65,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma2": {**SIZE, "sliding_window": 9, "attn_logit_softcapping": 0.5, "final_logit_softcapping": 3.0},
     "gemma3_text": {**SIZE, "sliding_window": 9, "layer_types": ["sliding_attention", "full_attention"]},
     "phi3": {**SIZE, "sliding_window": 11},
-    "phi3 with longrope": {**SIZE, "rope_parameters": LONGROPE},
+    "phi3 with longrope": {**SIZE, "original_max_position_embeddings": 25, "rope_parameters": LONGROPE},
     "gpt2": GPT,
     "opt": {
         "vocab_size": 97,
@@ -228,6 +229,16 @@ def test_a_sequence_that_turns_the_others_has_a_pass_of_its_own() -> None:
     sharing = type("Model", (), {"sharing": Sharing(packs=True, alone_beyond=6)})
     sequences = [([1] * 3, [1] * 4), ([1] * 3, [1] * 5), ([1] * 3, [1] * 2)]
     assert forward_batches(sharing, sequences, 100) == [[1], [0, 2]]
+
+
+def test_what_no_token_is_learnt_of_is_cut_off_unless_it_turns_the_others() -> None:
+    """What stands behind the last token that counts; with longrope how long a text is decides on its rotations."""
+    arrays = {name: np.ones(8, np.float32) for name in ("weights", "kl_coefs")}
+    batch = Batch([([1] * 3, [1] * 5), ([1] * 3, [1] * 3)], np.array([5, 3]), np.ones(8, bool), **arrays, inputs={})
+    keep = np.array([1, 0, 1, 0, 0, 1, 0, 0], bool)
+    found = {beyond: batch.only(keep, beyond) for beyond in (None, 5)}
+    assert [[len(response) for _, response in one.sequences] for one in found.values()] == [[3, 1], [5, 1]]
+    assert all([place.tolist() for place in one.places or ()] == [[0, 2], [0]] for one in found.values())
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 40)), max_size=30), st.integers(1, 100), st.booleans())

@@ -85,21 +85,24 @@ class Batch:
             None if self.places is None else tuple(self.places[i] for i in rows),
         )
 
-    def only(self, keep_N: Array) -> Batch:
+    def only(self, keep_N: Array, uncut_beyond: int | None = None) -> Batch:
         """The same responses with some of their tokens, cut behind the last of them.
 
         What stands before a token is what it is predicted from; what stands behind it is nobody's business.
 
         Args:
             keep_N: bool, the tokens that stay; at least one of each response.
+            uncut_beyond: of a text with more tokens the model computes all of them otherwise, so it stays whole.
         """
         starts = self.starts
         places = tuple(np.flatnonzero(keep_N[a:b]) for a, b in itertools.pairwise(starts))
+
+        def cut(prompt: list[int], response: list[int], place: Array) -> tuple[list[int], list[int]]:
+            whole = uncut_beyond is not None and len(prompt) + len(response) - 1 > uncut_beyond
+            return prompt, response if whole else response[: place[-1] + 1]
+
         return Batch(
-            [
-                (prompt, response[: place[-1] + 1])
-                for (prompt, response), place in zip(self.sequences, places, strict=True)
-            ],
+            [cut(*texts, place) for texts, place in zip(self.sequences, places, strict=True)],
             np.array([len(place) for place in places], np.int64),
             self.loss_mask[keep_N],
             self.weights[keep_N],

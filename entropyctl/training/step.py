@@ -123,7 +123,7 @@ def _accumulate(split: SplitModel, part: Batch, needed_N: Array, recipe: Recipe,
     rows = part.rows_with(needed_N)
     inside_N = np.isin(part.row_of_token, rows)
     whole_B, coefficient_N = part.lengths[rows], coefficient_N[needed_N]
-    part = part.take(rows).only(needed_N[inside_N])
+    part = part.take(rows).only(needed_N[inside_N], split.sharing.alone_beyond)
     share = share_of(split, part.sequences, recipe.token_budget, team)
     mine, starts, sums = np.array(share.rows, np.int64), part.starts, np.zeros(7)
     for chosen in forward_batches(split, [part.sequences[i] for i in mine], recipe.token_budget):

@@ -126,6 +126,8 @@ def update(
     path = commands.required("--policy", policy)
     allowed = tuple(allow_mismatch or ())
     how, critic = Optimization(**optimizing._asdict()), judging.critic
+    if adapting.lora is None and adapting.lora_publish != "merged":
+        raise UsageError(f"--lora-publish {adapting.lora_publish}: belongs to --lora, which makes the adapter")
     bonus = EntropyBonus(*entropy)
     recipe = Recipe(
         objective=partial(function, **params),

@@ -29,9 +29,9 @@ from entropyctl.show import watch
 from entropyctl.table import new_record, write
 from entropyctl.table.columns import column_from, list_column, row_lengths, with_column
 from entropyctl.table.schema import load_schema
-from entropyctl.tokenstats import split_model
+from entropyctl.tokenstats import Sharing, split_model
 from entropyctl.training import Optimization, Optimizer, Trainer, open_trainer, train_step, update_step
-from entropyctl.training.flops import model_flops, peak_of
+from entropyctl.training.flops import model_flops, peak_of, work_of
 from entropyctl.training.lora import Lora, parse_lora
 from entropyctl.training.optimizer import OPTIMIZERS
 from entropyctl.training.schedule import factor
@@ -315,6 +315,15 @@ def test_model_flops_are_six_for_each_weight_and_token(tiny_policy: Path) -> Non
     assert model_flops(split, 10, 60, 7) == 4 * body * 10 + 6 * width * 60 + 4 * 257 * 32 * 7
 
 
+def test_a_prompt_that_is_computed_once_counts_once(tiny_policy: Path) -> None:
+    """Responses of 3 and 2 tokens to one prompt of 4; attention sees 4, 3 with 4 and themselves, 2 likewise."""
+    split = split_model(load_model(find_policy(str(tiny_policy)), torch.float32, CPU))
+    sequences = [([1] * 4, [2] * 3), ([1] * 4, [3] * 2), ([5], [6])]
+    assert work_of(split, sequences, 6) == (4 + 3 + 2 + 2, 7**2 + (6**2 - 4**2) + 2**2, 6)
+    alone = replace(split, sharing=Sharing(packs=False))
+    assert work_of(alone, sequences, 6) == (7 + 6 + 2, 7**2 + 6**2 + 2**2, 6)
+
+
 def test_peaks_are_of_devices_by_name() -> None:
     assert peak_of("NVIDIA H100 80GB HBM3", "bfloat16") == 989e12
     assert peak_of("NVIDIA H100 PCIe", "bfloat16") == 756e12
@@ -410,6 +419,12 @@ def test_an_adapter_is_trained_published_and_scored(cli: Cli, table: Path, polic
     assert ran.code == 0, ran
     written = pq.read_table(tmp_path / "s.parquet").num_rows
     assert written == 24
+
+
+def test_an_adapter_to_publish_needs_one_in_training(cli: Cli, table: Path, policy_root: Path) -> None:
+    ran = cli("update", "--policy", policy_root, "--publish", "--lora-publish", "adapter", table)
+    wanted = "entropyctl update: --lora-publish adapter: belongs to --lora, which makes the adapter"
+    assert (ran.code, ran.line) == (2, wanted)
 
 
 def test_without_peft_there_are_no_adapters(cli: Cli, table: Path, policy_root: Path, tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from entropyctl.tokenstats import SplitModel
+from entropyctl.tokenstats.layout import Sequences, by_prompt
 
 
 class Peak(NamedTuple):
@@ -56,6 +58,14 @@ def utilisation(flops: float, seconds: float, device: torch.device, dtype: str, 
     return None if peak is None else flops / (seconds * peak * processes)
 
 
+def work_of(split: SplitModel, sequences: Sequences, predicted: int) -> tuple[float, float, float]:
+    """What `model_flops` is told of a forward pass; a prompt that several share counts once."""
+    groups = by_prompt(sequences) if split.sharing.packs else [[i] for i in range(len(sequences))]
+    again = np.array([len(sequences[rows[0]][0]) for rows in groups for _ in rows[1:]], np.float64)
+    lengths = np.array([len(prompt) + len(response) for prompt, response in sequences], np.float64)
+    return lengths.sum() - again.sum(), (lengths**2).sum() - (again**2).sum(), predicted
+
+
 def model_flops(split: SplitModel, tokens: float, squares: float, predicted: float) -> float:
     """FLOPs of passes forward and backward; 0 for a mixture of experts, whose tokens take ways of their own.
 
@@ -64,7 +74,7 @@ def model_flops(split: SplitModel, tokens: float, squares: float, predicted: flo
     P are the weights of the body's matrices, L d the widths of attention summed over layers, T_i the length of a
     sequence, N the tokens whose log p is taken; 6 where the head is trained. Attention is causal, so half of T^2
     counts. As in PaLM's appendix B (2204.02311) nothing counts twice that is computed twice: neither recomputed
-    activations nor padding.
+    activations nor padding. What is computed once counts once: a prompt that several share in a pass.
 
     Args:
         split: the model.

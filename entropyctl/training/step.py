@@ -19,7 +19,7 @@ from entropyctl.tokenstats import (
     token_logprobs_and_entropies,
 )
 from entropyctl.training.batch import Array, Batch
-from entropyctl.training.flops import model_flops
+from entropyctl.training.flops import model_flops, work_of
 from entropyctl.training.loss import token_loss
 from entropyctl.training.optimizer import Optimizer
 from entropyctl.training.phases import Phases
@@ -135,8 +135,7 @@ def _accumulate(split: SplitModel, part: Batch, needed_N: Array, recipe: Recipe,
         loss = found.losses.sum()
         loss.backward()  # type: ignore[no-untyped-call]
         entropy = 0.0 if entropies_N is None else float(entropies_N.detach().sum())
-        lengths_B = np.array([len(prompt) + len(response) for prompt, response in batch.sequences], np.float64)
-        work = (lengths_B.sum(), (lengths_B**2).sum(), len(k_N))
+        work = work_of(split, batch.sequences, len(k_N))
         sums += [float(loss.detach()), found.kl, found.clipped, entropy, *work]
         advance(int(whole_B[micro].sum()))
     for _ in range(share.idle):

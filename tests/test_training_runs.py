@@ -421,6 +421,12 @@ def test_an_adapter_is_trained_published_and_scored(cli: Cli, table: Path, polic
     assert written == 24
 
 
+def test_a_schedule_that_is_over_is_said(cli: Cli, table: Path, policy_root: Path) -> None:
+    ran = cli("update", "--policy", policy_root, "--lr-schedule", "linear", "--total-steps", "1", table, "--json")
+    assert [json.loads(line)["learning_rate"] for line in ran.text.splitlines()] == [1e-6, 0.0]
+    assert ran.line == ("entropyctl: update: step 2: the learning rate is 0 after --total-steps 1; raise it to go on")
+
+
 def test_an_adapter_to_publish_needs_one_in_training(cli: Cli, table: Path, policy_root: Path) -> None:
     ran = cli("update", "--policy", policy_root, "--publish", "--lora-publish", "adapter", table)
     wanted = "entropyctl update: --lora-publish adapter: belongs to --lora, which makes the adapter"

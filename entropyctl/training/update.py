@@ -291,6 +291,11 @@ def _train(
         )
     elif trainer.optimizer.steps == steps_before:
         notice(f"update: step {number}: no token has a gradient; the weights stay as they are")
+    how = trainer.optimizer.how
+    if how.total_steps is not None and trainer.optimizer.steps > how.total_steps:
+        notice(
+            f"update: step {number}: the learning rate is 0 after --total-steps {how.total_steps}; raise it to go on"
+        )
     tokens += int(row_lengths(rows["prompt_tokens"]).sum())
     behind = lag(rows, trainer.policy) if recipe.trains == "policies" else None
     own = {"step": number, "policy_version": trainer.policy.version, "lag": behind, "publish_seconds": publish_seconds}

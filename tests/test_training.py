@@ -193,7 +193,7 @@ def test_the_optimiser_continues_exactly_where_its_saved_state_ends(model, tiny_
     recipe, split = make_recipe(), split_model(model)
     optimizer = Optimizer(model, Optimization("adamw", 1e-3, 0.01))
     train_step(split, optimizer, [make_batch(1)], recipe)
-    saved = save_state(optimizer).tensors
+    saved = {name: value.clone() for name, value in save_state(optimizer).tensors.items()}
     weights = {k: v.clone() for k, v in model.state_dict().items()}
     train_step(split, optimizer, [make_batch(2)], recipe)
 

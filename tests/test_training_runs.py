@@ -33,7 +33,7 @@ from entropyctl.tokenstats import Sharing, split_model
 from entropyctl.training import Optimization, Optimizer, Trainer, open_trainer, train_step, update_step
 from entropyctl.training.flops import model_flops, peak_of, work_of
 from entropyctl.training.lora import Lora, parse_lora
-from entropyctl.training.optimizer import OPTIMIZERS
+from entropyctl.training.optimizer import OPTIMIZERS, save_state
 from entropyctl.training.schedule import factor
 from entropyctl.training.sharded import Place
 from entropyctl.training.update import publish_next
@@ -234,6 +234,8 @@ def test_another_shape_or_another_base_is_refused(policy_root: Path, tiny_policy
     trainer = adapting(policy_root, "adapter")
     publish_next(trainer, {}, 1)
     version = find_policy(str(policy_root))
+    with pytest.raises(MismatchError, match=r"is an adapter, .* give the directory of versions that has both"):
+        open_trainer(find_policy(str(version.directory)), ADAM, HERE, lora=LORA)
     with pytest.raises(MismatchError, match="adapter in training has r=4,alpha=8,targets=all-linear; give --lora that"):
         open_trainer(version, ADAM, HERE, lora=Lora(8, 8.0))
     manifest = version.directory / "entropyctl.json"
@@ -387,6 +389,10 @@ def test_the_state_beside_a_version_is_safetensors(policy_root: Path) -> None:
     trainer = open_trainer(find_policy(str(policy_root)), ADAM, HERE)
     update_step(trainer, learnt(1), RECIPE)
     publish_next(trainer, {}, 1)
+    held = {value.data_ptr() for state in trainer.optimizer.inner.state.values() for value in state.values()}
+    assert {
+        value.data_ptr() for value in save_state(trainer.optimizer).tensors.values()
+    } == held  # of which no copy is made
     found = load_file(policy_root / "trainer-v000001" / "optimizer.safetensors")
     assert found["model.norm.weight:step"] == 2
     assert found["lm_head.weight:exp_avg"].shape == (257, 32)

@@ -89,8 +89,8 @@ def base_to_train(policy: Policy, lora: Lora, facts: dict[str, Any]) -> Policy:
     if "lora" not in facts or policy.root is None:
         if is_adapter(policy):
             raise MismatchError(
-                f"{policy.directory}: is an adapter without the trainer's state; merge it into a checkpoint first, "
-                "or train without --lora"
+                f"{policy.directory}: is an adapter, and the trainer's state is not at hand; give the directory of "
+                "versions that has both, or train without --lora"
             )
         return policy
     if facts["lora"] != lora.facts():

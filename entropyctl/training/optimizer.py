@@ -141,7 +141,7 @@ def clip_gradients(model: Any, largest: float) -> float:
 
 
 def save_state(optimizer: Optimizer, *, weights: bool = False, leads: bool = True) -> Shard:
-    """What this process holds of the optimiser's tensors, as `parameter:quantity`.
+    """What this process holds of the optimiser's tensors, as `parameter:quantity`; on a CPU themselves, and no copies.
 
     Args:
         optimizer: whose.
@@ -159,7 +159,7 @@ def save_state(optimizer: Optimizer, *, weights: bool = False, leads: bool = Tru
                     continue
                 rows[key] = begin
             if spread or leads:
-                tensors[key] = here(value.detach()).cpu().contiguous().clone()
+                tensors[key] = here(value.detach()).cpu().contiguous()
     return Shard(tensors, rows)
 
 

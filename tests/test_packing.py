@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from entropyctl.engines import Sampling, rollout_step
 from entropyctl.engines.transformers import transformers as sampling_with
+from entropyctl.errors import EngineError
 from entropyctl.policy import find_policy
 from entropyctl.prompts import Problem
 from entropyctl.table.columns import flat_values
@@ -268,3 +269,10 @@ def test_a_model_with_a_cap_scores_what_it_samples(tiny_policy: Path, tmp_path: 
     np.testing.assert_allclose(
         flat_values(scored["logprobs"]), flat_values(scored["rollout_logprobs"]), atol=1e-4, rtol=1e-4
     )
+
+
+def test_a_model_whose_body_is_the_whole_is_one_line() -> None:
+    model = made("llama", SIZE)
+    model.base_model_prefix = "nothing"
+    with pytest.raises(EngineError, match="LlamaForCausalLM: its body does not stand apart"):
+        split_model(model)

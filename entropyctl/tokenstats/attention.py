@@ -179,7 +179,9 @@ def attention(
     if packing is None:
         return _capped(query_BHTD, key_BHTD, value_BHTD, attention_mask, softcap, **given).transpose(1, 2), None
     packing.windows.append(sliding_window)
-    if query_BHTD.is_cuda and query_BHTD.dtype.itemsize == 2 and softcap is None and not dropout:
+    if _one_kernel_serves(query_BHTD, value_BHTD) and softcap is None and not dropout:
+        # Under autocast rotations leave queries and keys in float32.
+        query_BHTD, key_BHTD = query_BHTD.to(value_BHTD.dtype), key_BHTD.to(value_BHTD.dtype)
         return _in_one_kernel(query_BHTD, key_BHTD, value_BHTD, packing, scaling, sliding_window), None
     out = []
     for block in packing.blocks(sliding_window):
@@ -192,6 +194,12 @@ def attention(
 def _pick(x_BHTD: Tensor, parts: Sequence[slice]) -> Tensor:
     pieces = [x_BHTD[:, :, part] for part in parts]
     return torch.cat(pieces, dim=2) if len(pieces) > 1 else pieces[0]
+
+
+def _one_kernel_serves(query: Tensor, value: Tensor) -> bool:
+    """Whether torch's kernel for texts of various lengths, which is FlashAttention's, takes them."""
+    width = query.shape[-1]
+    return value.is_cuda and value.dtype.itemsize == 2 and width == value.shape[-1] <= 256 and width % 8 == 0
 
 
 def _in_one_kernel(

@@ -151,6 +151,11 @@ def test_a_rollout_that_loses_an_actor_is_the_table_of_one_process(
     assert all(line.startswith("entropyctl") for line in said), said
 
 
+def unhurried(said: str) -> list[str]:
+    """The lines that do not depend on how busy the machine is."""
+    return [line for line in said.splitlines() if "no actor has answered yet" not in line]
+
+
 def test_a_score_that_loses_an_actor_is_the_table_of_one_process(
     cluster: Cluster, cli: Cli, place: Path, sampled: Path
 ) -> None:
@@ -163,7 +168,7 @@ def test_a_score_that_loses_an_actor_is_the_table_of_one_process(
     assert (done.returncode, done.stdout) == (0, ""), done
     assert done.stderr.count("an actor has died over row step 1, prompt p") == 1, done.stderr
     assert table(place / "spread-scored.parquet") == table(place / "scored.parquet")
-    assert [line for line in done.stderr.splitlines() if "has died" not in line] == ran.err.splitlines()
+    assert [line for line in unhurried(done.stderr) if "has died" not in line] == ran.err.splitlines()
 
 
 def test_what_an_actor_raises_is_told_and_what_kills_three_actors_is_named(cluster: Cluster) -> None:
@@ -243,7 +248,7 @@ def test_an_interrupted_driver_leaves_what_is_finished_and_nothing_else(place: P
     process.send_signal(signal.SIGINT)
     said = process.communicate()[1].decode()
     assert process.returncode == 130
-    assert [line for line in said.splitlines() if not line.startswith("entropyctl: prompts.jsonl")] == []
+    assert [line for line in unhurried(said) if not line.startswith("entropyctl: prompts.jsonl")] == []
     assert not started.keys() & processes().keys()
     assert os.listdir(tmp_path) == [journal.name]
     keys = [json.loads(line)["key"] for line in journal.read_text().splitlines()]

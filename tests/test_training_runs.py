@@ -197,7 +197,7 @@ def test_a_version_of_an_adapter_is_what_was_trained(policy_root: Path, publishe
         theirs = transformers.AutoModelForCausalLM.from_pretrained(version.directory)(input_ids=ids).logits
     assert (wanted - before).abs().max() > 1e-3
     for found in (ours, theirs):
-        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)  # of logits, by another order of sums
     names = {path.name for path in version.directory.iterdir()}
     assert {"tokenizer.json", "probe.json", "entropyctl.json"} <= names
     assert ("model.safetensors" in names) == (publishes == "merged")

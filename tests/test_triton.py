@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
 import numpy as np
@@ -44,6 +44,15 @@ TRITON = Kernels(gpu.fold, gpu.pull)
 # Around a block's end, and one logit alone.
 WIDTHS = st.sampled_from([1, 2, 63, 64, 65, 1000, 1023, 1024, 1025, 2500])
 NUMBERS = st.floats(-90, 90, width=32) | st.sampled_from([-np.inf, np.nan, np.inf, 1e4, -1e4, 3e38, -3e38, 0.0])
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The interpreter exchanges Triton's operators for the time of a launch: two at once would meet the wrong ones."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

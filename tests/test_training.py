@@ -14,6 +14,7 @@ from entropyctl.errors import EngineError, UsageError
 from entropyctl.objectives import kl_penalty, ppo, token_coefficients
 from entropyctl.policy import find_policy
 from entropyctl.policy.checkpoint import load_model
+from entropyctl.policy.trainer_state import TrainerState, write_shard
 from entropyctl.registry import load_function
 from entropyctl.tokenstats import Head, Sharing, SplitModel, score_sequences, split_model, statistics
 from entropyctl.training import Batch, Recipe, mini_batches, train_step
@@ -289,3 +290,20 @@ def test_weights_that_compute_no_numbers_are_reported(model) -> None:
 
 def split_model_unproved(model) -> SplitModel:
     return SplitModel(model, model.base_model, Head(model.get_output_embeddings()), Sharing(packs=False))
+
+
+def test_the_state_of_a_weight_without_dimensions_comes_back(tmp_path: Path) -> None:
+    """Scales of norms and temperatures are such weights in some models."""
+
+    def made() -> Optimizer:
+        module = torch.nn.Module()
+        module.scale = torch.nn.Parameter(torch.tensor(2.0))
+        return Optimizer(module, Optimization("adamw", 1e-2, 0.0))
+
+    one, other = made(), made()
+    one.model.scale.grad = torch.tensor(0.5)
+    one.step(0.0, 1.0)
+    write_shard(tmp_path, save_state(one))
+    load_state(other, TrainerState(tmp_path))
+    found, wanted = other.inner.state[other.model.scale], one.inner.state[one.model.scale]
+    assert {name: float(value) for name, value in found.items()} == {n: float(v) for n, v in wanted.items()}

@@ -172,18 +172,22 @@ def load_state(optimizer: Optimizer, state: Mapping[str, Tensor]) -> None:
     same = optimizer.before == optimizer.how.optimizer
     if not same and any(not key.endswith(":weight") for key in state):
         notice(f"update: {optimizer.before} has trained so far, now {optimizer.how.optimizer} does; it starts afresh")
-    for name, parameter in optimizer.model.named_parameters():
-        for key in [key for key in state if key.rpartition(":")[0] == name]:
-            quantity = key.rpartition(":")[2]
-            if not same and quantity != "weight":
-                continue
-            if quantity == "step":
-                # AdamW keeps its count on the CPU, unless all of its state moves in one kernel on a GPU.
-                place = parameter.device if optimizer.inner.defaults.get("fused") else "cpu"
-                optimizer.inner.state[parameter][quantity] = state[key].to(place)
-                continue
-            rows = state.part(key, *rows_here(parameter)) if isinstance(state, TrainerState) else state[key]
-            if quantity == "weight":
-                here(parameter).copy_(rows)
-            else:
-                optimizer.inner.state[parameter][quantity] = like(rows, parameter)
+    parameters = dict(optimizer.model.named_parameters())
+    for key in state:
+        name, _, quantity = key.rpartition(":")
+        if name not in parameters or not (same or quantity == "weight"):
+            continue
+        parameter = parameters[name]
+        if quantity == "step":
+            # AdamW keeps its count on the CPU, unless all of its state moves in one kernel on a GPU.
+            place = parameter.device if optimizer.inner.defaults.get("fused") else "cpu"
+            optimizer.inner.state[parameter][quantity] = state[key].to(place)
+            continue
+        if isinstance(state, TrainerState) and hasattr(parameter, "device_mesh"):
+            rows = state.part(key, *rows_here(parameter))
+        else:
+            rows = state[key]
+        if quantity == "weight":
+            here(parameter).copy_(rows)
+        else:
+            optimizer.inner.state[parameter][quantity] = like(rows, parameter)

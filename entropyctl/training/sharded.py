@@ -193,10 +193,8 @@ def whole(tensor: Tensor) -> Tensor:
     return full
 
 
-def rows_here(tensor: Tensor) -> tuple[int, int]:
-    """Which rows of a tensor this process holds: FSDP2 deals them out as `torch.chunk` does."""
-    if not hasattr(tensor, "device_mesh"):
-        return 0, len(tensor)
+def rows_here(tensor: Any) -> tuple[int, int]:
+    """Which rows of a tensor that is spread this process holds: FSDP2 deals them out as `torch.chunk` does."""
     each = -(-tensor.shape[0] // tensor.device_mesh.size())
     begin = min(tensor.device_mesh.get_local_rank() * each, tensor.shape[0])
     return begin, min(begin + each, tensor.shape[0])
@@ -212,7 +210,7 @@ def like(rows: Tensor, parameter: Any) -> Tensor:
     """The rows that this process holds of a tensor that has as many of them as a parameter, as the parameter is held.
 
     Args:
-        rows: `rows_here` of it; of any shape behind the rows.
+        rows: `rows_here` of it where it is spread, else all; of any shape behind the rows.
         parameter: on its device, spread or not.
     """
     rows = rows.to(parameter.device)

@@ -63,14 +63,11 @@ def definitions(inputs: Sequence[Rows], points: Points) -> list[tuple[str, Defin
     metrics and evals; another program's table may say `sequence` in its context, as in the paper: the mean over
     responses of each response's mean over tokens. `entropy.responses` is training or evaluated.
     """
-    by_metrics = points.origin.startswith("entropies of the metrics")
     found: list[tuple[str, Definition]] = []
     for entry in inputs:
         kind, context = entry.header.table, entry.header.context
-        if by_metrics and kind != "metrics":
+        if points.entropies_of not in (None, kind):
             continue  # its performance was taken, and no entropy
-        if points.origin == "entropies of the evaluations themselves" and kind != "evals":
-            continue
         sampling, stated = context.get("sampling"), context.get("entropy")
         temperature = sampling.get("temperature") if isinstance(sampling, dict) else None
         facts = {"mean": "token", "responses": RESPONSES[kind]} if kind in RESPONSES else {}

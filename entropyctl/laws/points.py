@@ -20,8 +20,9 @@ class Points(NamedTuple):
     performance: list[float]
     order: list[float]
     order_is: str  # what `order` counts: step, policy version, row
-    origin: str
+    origin: str  # for people
     notes: list[str]
+    entropies_of: str | None = None  # the table that gave the entropies, where the points are of two: metrics or evals
 
 
 def from_columns(rows: pa.Table, entropy: str, performance: str, path: str) -> Points:
@@ -67,9 +68,13 @@ def from_run(metrics: pa.Table | None, evals: pa.Table, metric: str, path: str) 
     performance = {version: _performance(rows, metric) for version, rows in versions.items()}
     own = {version: _token_mean(rows) for version, rows in versions.items()}
     if all(value is not None for value in own.values()):
-        entropy, origin = own, "entropies of the evaluations themselves"
+        entropy, origin, given_by = own, "entropies of the evaluations themselves", "evals"
     elif metrics is not None:
-        entropy, origin = _entropy_of_versions(metrics), "entropies of the metrics, by policy version"
+        entropy, origin, given_by = (
+            _entropy_of_versions(metrics),
+            "entropies of the metrics, by policy version",
+            "metrics",
+        )
     else:
         raise InputError(
             f"{path}: some evaluated responses carry no entropies; add the run's metrics table, "
@@ -78,7 +83,7 @@ def from_run(metrics: pa.Table | None, evals: pa.Table, metric: str, path: str) 
     known = sorted(version for version in performance if entropy.get(version) is not None)
     notes = [f"policy version {v} has no entropy and was left out" for v in sorted(set(performance) - set(known))]
     H, R = [float(entropy[v] or 0.0) for v in known], [performance[v] for v in known]
-    return Points(H, R, [float(v) for v in known], "policy version", origin, notes)
+    return Points(H, R, [float(v) for v in known], "policy version", origin, notes, given_by)
 
 
 def _numbers(rows: pa.Table, name: str, path: str) -> list[float | None]:

@@ -177,7 +177,7 @@ def attention(
     if packing is None and softcap is None:
         return sdpa_attention_forward(module, query_BHTD, key_BHTD, value_BHTD, attention_mask, **given, **more)
     if packing is None:
-        return _capped(query_BHTD, key_BHTD, value_BHTD, attention_mask, softcap, **given).transpose(1, 2), None
+        return _attend(query_BHTD, key_BHTD, value_BHTD, attention_mask, softcap, **given).transpose(1, 2), None
     packing.windows.append(sliding_window)
     if _one_kernel_serves(query_BHTD, value_BHTD) and softcap is None and not dropout:
         # Under autocast rotations leave queries and keys in float32.
@@ -187,7 +187,7 @@ def attention(
     for block in packing.blocks(sliding_window):
         key, value = (_pick(one, block.keys) for one in (key_BHTD, value_BHTD))
         mask = packing.mask(block, sliding_window, query_BHTD)
-        out.append(_capped(query_BHTD[:, :, block.queries], key, value, mask, softcap, **given))
+        out.append(_attend(query_BHTD[:, :, block.queries], key, value, mask, softcap, **given))
     return torch.cat(out, dim=2).transpose(1, 2), None
 
 
@@ -227,7 +227,7 @@ def _in_one_kernel(
     return found[None]
 
 
-def _capped(
+def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,

@@ -239,23 +239,34 @@ def train_steps(
                 row = pa.table({c.name: column_from([values[c.name]], c.arrow_type) for c in columns})
                 sink.put(step.number, row, rows_read=step.rows.num_rows)
         if publish:
-            # After the metrics: those of a step that is cut short here are written again when the step is run again,
-            # while nobody would ever write those of a step that has its version.
             source.activity.doing("publishes", version=trainer.policy.version + 1)
-            try:
-                publish_all(trainer, critic, recipe, step.number, keep)
-            except BaseException:
-                with pipes_unwatched():
-                    # The disk knows whether the version came to be; this process may have been interrupted before.
-                    root = trainer.policy.root
-                    published = root is not None and find_policy(str(root)).version > values["policy_version"]
-                    if sink is not None and not published:
-                        Path(metrics_path(str(metrics), step.number)).unlink(missing_ok=True)
-                raise
+            written = None if metrics is None else Path(metrics_path(metrics, step.number))
+            _publish_what_metrics_tell(trainer, critic, recipe, step.number, keep, written)
         source.activity.version = trainer.policy.version
         ready = time.monotonic()
         yield values
     trainer.team.tell({"end": True})
+
+
+def _publish_what_metrics_tell(
+    trainer: Trainer, critic: Critic | None, recipe: Recipe, number: int, keep: int | None, metrics: Path | None
+) -> None:
+    """Publish a step whose metrics are written, and take them away where it is cut short.
+
+    After the metrics: those of a step that is cut short here are written again when the step is run again, while
+    nobody would ever write those of a step that has its version.
+    """
+    version = trainer.policy.version
+    try:
+        publish_all(trainer, critic, recipe, number, keep)
+    except BaseException:
+        with pipes_unwatched():
+            # The disk knows whether the version came to be; this process may have been interrupted before.
+            root = trainer.policy.root
+            published = root is not None and find_policy(str(root)).version > version
+            if metrics is not None and not published:
+                metrics.unlink(missing_ok=True)
+        raise
 
 
 def _train(

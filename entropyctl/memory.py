@@ -8,7 +8,7 @@ from typing import Any
 
 from entropyctl.errors import InputError, MismatchError
 from entropyctl.table import notice
-from entropyctl.table.atomic import AtomicFile
+from entropyctl.table.atomic import write_text
 
 
 class Memory:
@@ -86,12 +86,4 @@ class Memory:
             return
         steps = {str(number): self._after[number] for number in sorted(self._after)}
         text = json.dumps({**self._head, "steps": steps}, indent=1) + "\n"
-        file = AtomicFile(self.path)
-        file.open()
-        try:
-            file.file.write(text.encode())
-            file.settle()
-        except BaseException:
-            file.abort()
-            raise
-        file.publish()
+        write_text(self.path, text)

@@ -25,7 +25,7 @@ Method = Callable[..., Any]
 FROM_OUTSIDE = ("state", "history")
 
 
-def run(stage: str, kind: str, body: Callable[..., object], argv: list[str]) -> int:
+def run(stage: str, kind: str, body: Callable[..., object], argv: list[str], word: str = "method") -> int:
     """Run `entropyctl STAGE METHOD ...`.
 
     Args:
@@ -34,14 +34,15 @@ def run(stage: str, kind: str, body: Callable[..., object], argv: list[str]) -> 
         body: what the stage does; called with `method` (name), `function`, `params` (the method's keywords)
             and its own keyword parameters, which every method's command has as flags too.
         argv: the arguments after the stage's name.
+        word: what the stage calls a method.
     """
     if not argv or argv[0] in ("--help", "-h"):
-        print(_help(stage, kind, body), file=sys.stdout if argv else sys.stderr)
+        print(_help(stage, kind, body, word), file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     name = argv[0]
     if not registry.is_known(kind, name):
         known = ", ".join(registry.names(kind))
-        print(f"entropyctl {stage}: there is no method '{name}'; known: {known}", file=sys.stderr)
+        print(f"entropyctl {stage}: there is no {word} '{name}'; known: {known}", file=sys.stderr)
         return 2
     return commands.run(f"{stage} {name}", _command(kind, name, body), argv[1:])
 
@@ -68,13 +69,14 @@ def run_with(stage: str, kind: str, option: str, default: str, body: Callable[..
     return commands.run(stage, command, argv)
 
 
-def _help(stage: str, kind: str, body: Callable[..., object]) -> str:
+def _help(stage: str, kind: str, body: Callable[..., object], word: str) -> str:
     doc = as_help(inspect.getdoc(body) or "").replace("\b\n", "")
-    lines = [f"Usage: entropyctl {stage} METHOD [OPTIONS] [INPUT]...", "", doc, "", "Methods:"]
+    lines = [f"Usage: entropyctl {stage} {word.upper()} [OPTIONS] [INPUT]...", "", doc, "", f"{word.capitalize()}s:"]
     names = registry.names(kind)
     width = max(map(len, names)) + 2
+    shows = "formula, source" if word == "method" else "fields"
     lines += [f"  {name:<{width}} {registry.summary(kind, name)}" for name in names]
-    lines += ["", f"`entropyctl {stage} METHOD --help` shows a method's formula, source and flags."]
+    lines += ["", f"`entropyctl {stage} {word.upper()} --help` shows a {word}'s {shows} and flags."]
     return "\n".join(lines)
 
 

@@ -35,7 +35,7 @@ def mask(
     from entropyctl.errors import naming
     from entropyctl.inputs import needs, optional
     from entropyctl.masks import MaskSummary, compile_mask, lay_over
-    from entropyctl.masks._apply import COLUMNS
+    from entropyctl.masks._apply import COLUMNS, made_by_masks
     from entropyctl.memory import Memory
     from entropyctl.metrics import PastMetrics
     from entropyctl.registry import inputs_of
@@ -59,9 +59,10 @@ def mask(
             given = {"state": memory.before(step.number), "history": past.before(step.number)}
             with naming(source.path):
                 compiled = compile_mask(step.rows, function, params, given)
-            left = summary.pulling - summary.removed
-            sink.put(step.number, lay_over(step.rows, compiled, summary))
-            if step.rows.num_rows and not quiet and summary.pulling - summary.removed == left:
+            left = summary.every.left
+            rows = lay_over(step.rows, compiled, summary)
+            sink.put(step.number, made_by_masks(rows) if only_new else rows)
+            if step.rows.num_rows and not quiet and summary.every.left == left:
                 notice(f"mask {method}: step {step.number}: no token is left to learn from")
             memory.remember(step.number, compiled.state)
         sink.summarise(**summary.as_dict())

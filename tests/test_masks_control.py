@@ -27,6 +27,7 @@ from entropyctl.masks import (
     steer,
 )
 from entropyctl.masks._random import uniform
+from entropyctl.masks._runs import runs
 from entropyctl.masks.budget import calibrated
 from entropyctl.metrics import PastMetrics
 from entropyctl.table import new_record, read, write
@@ -230,6 +231,19 @@ def test_ratios_beyond_all_bounds_stay_numbers() -> None:
     x = np.array([900.0, -900.0])
     weights = importance(np.zeros(2), x, yes(2), np.array([0, 1]), high=1e300).weights
     np.testing.assert_allclose(weights, np.exp([20, -20]))
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(-3, 3), st.booleans()), max_size=20))
+def test_sums_over_rows_are_those_of_their_tokens_wherever_these_stand(tokens: list[tuple[int, int, bool]]) -> None:
+    row, value, valid = (np.array([token[i] for token in tokens], kind) for i, kind in enumerate((int, float, bool)))
+    of = runs(row)
+    count = max(row.tolist(), default=-1) + 1
+    assert of.rows == count
+    assert of.sums(value).tolist() == [value[row == number].sum() for number in range(count)]
+    assert of.counts(valid).tolist() == [valid[row == number].sum() for number in range(count)]
+    assert of.counts(np.ones(len(row), bool)).tolist() == [(row == number).sum() for number in range(count)]
+    assert of.largest(value, -1.0).tolist() == [value[row == number].max(initial=-1) for number in range(count)]
+    assert of.spread(np.arange(count)).tolist() == row.tolist()
 
 
 @pytest.mark.parametrize(

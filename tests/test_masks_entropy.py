@@ -16,10 +16,11 @@ from hypothesis.extra import numpy as arrays
 
 from entropyctl.errors import UsageError
 from entropyctl.masks import archer, clip_b, clip_cov, clip_v, erc, kl_cov, none, quadrant, sent, top_entropy
+from entropyctl.masks._blocks import moments
 from entropyctl.masks._covariance import covariances
 from entropyctl.masks._random import uniform
-from entropyctl.masks._ratio import clip_holds
-from entropyctl.masks._select import lowest, quantile, ranked, row_quantiles
+from entropyctl.masks._ratio import clip_holds, ratios
+from entropyctl.masks._select import highest, lowest, quantile, ranked, row_quantiles
 
 from .conftest import ROOT
 
@@ -200,8 +201,10 @@ SOME = arrays.arrays(np.float64, st.integers(1, 30), elements=st.integers(-3, 3)
 def test_the_lowest_are_a_stable_sort_by_value_and_key(values: np.ndarray, count: int, random: Any) -> None:
     key = keys(len(values))
     random.shuffle(key)
-    chosen = lowest(values, key, count)
-    assert set(np.flatnonzero(chosen)) == set(np.lexsort((key, values))[:count])
+    among = np.array([random.random() < 0.7 for _ in values])
+    for choose, order in ((lowest, np.lexsort((key, values))), (highest, np.lexsort((key, -values)))):
+        assert set(np.flatnonzero(choose(values, key, count))) == set(order[:count])
+        assert set(np.flatnonzero(choose(values, key, count, among))) == set(order[among[order]][:count])
 
 
 @given(SOME, st.integers(0, 10))
@@ -228,9 +231,12 @@ def test_ranks_of_a_long_array_are_those_of_its_sort(kind: str, number_type: typ
     for rank in (0, 1, 100, 20_000, 49_999, 50_000, 99_998, 99_999):
         assert ranked(values, rank) == expected[rank]
     assert quantile(values, 0.8) == pytest.approx(np.quantile(values.astype(float), 0.8), abs=1e-12)
-    chosen = lowest(values, np.random.default_rng(6).integers(0, 2**63, len(values)).astype(np.uint64), 20_000)
-    assert chosen.sum() == 20_000
-    assert values[chosen].max() <= values[~chosen].min()
+    key = np.random.default_rng(6).integers(0, 2**63, len(values)).astype(np.uint64)
+    among = np.arange(len(values)) % 3 > 0
+    for choose, order in ((lowest, np.lexsort((key, values))), (highest, np.lexsort((key, -values)))):
+        assert np.array_equal(np.flatnonzero(choose(values, key, 20_000)), np.sort(order[:20_000]))
+        found = np.flatnonzero(choose(values, key, 20_000, among))
+        assert np.array_equal(found, np.sort(order[among[order]][:20_000]))
 
 
 def test_a_quantile_that_is_one_of_the_values_is_that_value() -> None:
@@ -401,8 +407,35 @@ def test_a_clip_holds_where_ppos_gradient_is_zero(tokens: list[tuple[float, floa
     assert np.array_equal(held, -a * np.clip(ratio, 1 - low, 1 + high) > -a * ratio)
 
 
+def test_where_both_policies_are_one_column_every_ratio_is_1() -> None:
+    logprobs, a = np.array([-0.5, -3.0, 0.0], np.float32), np.array([1.0, -1.0, 0.0])
+    for low in (0.0, 0.2):
+        same, equal = (clip_holds(logprobs, old, a, low, low) for old in (logprobs[:], logprobs.copy()))
+        assert same.tolist() == equal.tolist() == [False] * 3
+    assert ratios(logprobs, logprobs[:]).tolist() == ratios(logprobs, logprobs.copy()).tolist() == [1.0] * 3
+    assert ratios(logprobs, logprobs[::-1]).tolist() == pytest.approx(np.exp([-0.5, 0.0, 0.5]))
+
+
 def test_a_ratio_that_overflows_is_held() -> None:
     assert clip_holds(np.array([5000.0]), np.array([-5000.0]), np.ones(1), 0.2, 0.2).all()
+
+
+# Moments.
+
+
+@pytest.mark.parametrize("number_type", [np.float32, np.float64])
+@pytest.mark.parametrize("centre", [0.0, 1e4])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_moments_of_many_blocks_are_those_of_the_whole(number_type: type, centre: float, share: float) -> None:
+    rng = np.random.default_rng(3)
+    values = (centre + rng.normal(size=100_000)).astype(number_type)
+    valid = rng.random(100_000) < share
+    valid[:50_000] &= share == 1.0  # whole blocks without any
+    count, mean, std = moments(lambda at: values[at], valid)
+    exact = values[valid].astype(np.float64)
+    assert count == len(exact)
+    assert mean == pytest.approx(exact.mean() if count else 0.0, rel=1e-12)
+    assert std == pytest.approx(exact.std() if count else 0.0, rel=1e-12)
 
 
 # Clip_B and Clip_V on the small fixture, where they can be checked by hand.

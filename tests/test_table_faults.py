@@ -554,7 +554,11 @@ def test_an_output_that_cannot_be_written_is_known_before_any_work(cli: Cli, wid
     assert (ran.code, f"{output}: cannot be written (" in ran.line) == (6, True), ran
 
 
-def test_a_stream_into_a_full_device(wide: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_stream_into_a_full_device(
+    wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbuffered: str
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     ran = shell("entropyctl mask none wide.parquet > /dev/full", tmp_path)
     assert ran.returncode == 6, ran
     assert ran.stderr == (

@@ -295,6 +295,22 @@ def test_only_the_columns_that_are_asked_for_are_read(cli: Cli, scored: Path, tm
     assert (ran.code, "is damaged" in ran.line) == (3, True), ran
 
 
+def test_a_mask_writes_the_loss_mask_alone_where_one_has_narrowed_it(cli: Cli, scored: Path, tmp_path: Path) -> None:
+    def columns(*args: object) -> list[str]:
+        ran = cli("mask", *args, "--only-new", "-q", "-o", "m.parquet")
+        assert ran.code == 0, ran
+        return pq.read_schema(tmp_path / "m.parquet").names[3:]
+
+    assert cli("advantage", "grpo", "scored.parquet", "-o", "a.parquet", "-q").code == 0
+    assert columns("steer", "a.parquet") == ["weights"]
+    assert columns("kl-cov", "a.parquet") == ["kl_coefs"]
+    assert cli("mask", "top-entropy", "a.parquet", "-o", "t.parquet", "-q").code == 0
+    assert columns("steer", "t.parquet") == ["weights", "loss_mask", "base_mask"]
+    # What a mask left out is that of the rows which it is laid over.
+    both = rows_of(tmp_path / "t.parquet", tmp_path / "m.parquet")
+    assert both["loss_mask"].equals(rows_of(tmp_path / "t.parquet")["loss_mask"])
+
+
 def test_a_file_is_kept_while_streaming_on(cli: Cli, scored: Path, tmp_path: Path) -> None:
     ran = cli("mask", "none", "scored.parquet", "--tee", "kept.parquet")
     assert ran.code == 0, ran
@@ -540,6 +556,21 @@ def test_row_groups_stay_within_a_step_and_within_the_limit(
         n: small_step(n, lengths)["tokens"].to_pylist() for n, lengths in filled.items()
     }
     assert list(found) == list(filled)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_step_is_read_in_one_piece_wherever_its_row_groups_lie(kind: str, tmp_path: Path) -> None:
+    one, two = small_step(1, [3, 0, 5]), small_step(2, [4, 1, 2])
+    path = tmp_path / "other"
+    with pq.ParquetWriter(path, one.schema) if kind == "parquet" else pa.ipc.new_file(path, one.schema) as file:
+        for part in (one.slice(0, 2), two.slice(0, 1), two.slice(1), one.slice(2)):
+            file.write_table(part)
+    found = steps_of(path)
+    assert {number: [len(tokens) for tokens in rows["tokens"].to_pylist()] for number, rows in found.items()} == {
+        1: [3, 0, 5],
+        2: [4, 1, 2],
+    }
+    assert all(column.num_chunks == 1 for rows in found.values() for column in rows.columns)
 
 
 @settings(max_examples=40, deadline=None)

@@ -16,7 +16,6 @@ from entropyctl.errors import EntropyctlError, InputError
 from entropyctl.inputs import greedy, group, inputs, is_per_token, spread_last, token_rewards
 from entropyctl.registry import inputs_of
 from entropyctl.table.columns import (
-    codes,
     flat_values,
     list_column,
     row_column,
@@ -58,7 +57,7 @@ def informative_groups(rows: pa.Table) -> Array:
     if "outcome" in rows.column_names:
         code_B = np.array([outcome == "correct" for outcome in rows["outcome"].to_pylist()], np.int64)
     else:
-        code_B = codes(rows["reward"])
+        code_B = row_values(rows["reward"])
     groups = int(group_B.max()) + 1 if len(group_B) else 0
     first_G = np.zeros(groups, code_B.dtype)
     first_G[group_B[sampled_B][::-1]] = code_B[sampled_B][::-1]

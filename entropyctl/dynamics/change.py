@@ -13,7 +13,7 @@ Array = npt.NDArray[Any]
 
 
 def predicted_change(
-    advantages_N: Array,
+    advantages_N: Array | float,
     s_star_N: Array,
     expected_s_N: Array,
     *,

@@ -59,3 +59,24 @@ def centred_score(s_star_N: Array, expected_s_N: Array) -> Array:
         S* - E[S], `[N]`; its mean over tokens drawn from p is 0.
     """
     return s_star_N - expected_s_N
+
+
+def s_star_bounds(p_N: Array, vocabulary: int | None = None) -> tuple[Array, Array | None]:
+    """Between which values S* of a token of probability p lies, whatever the rest of the distribution.
+
+    p (1-p) log(p / (1-p)) <= S* <= p (1-p) log(p / (1-p)) + p (1-p) log(V-1)
+
+    H is least where all the rest stands on one token, -p log p - (1-p) log(1-p), and largest where it is spread over
+    the other V-1, (1-p) log(V-1) more. A token of probability 0 or 1 has S* = 0.
+
+    Args:
+        p_N: the token's probability.
+        vocabulary: V, at least 2; without it there is no upper bound.
+
+    Returns:
+        The lower and the upper bound, `[N]`, nats.
+    """
+    inside_N = (p_N > 0) & (p_N < 1)
+    odds_N = np.where(inside_N, p_N, 0.5)
+    low_N = np.where(inside_N, odds_N * (1 - odds_N) * (np.log(odds_N) - np.log1p(-odds_N)), 0.0)
+    return low_N, None if vocabulary is None else low_N + p_N * (1 - p_N) * np.log(vocabulary - 1)

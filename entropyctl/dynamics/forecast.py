@@ -55,22 +55,30 @@ def parts(change_N: Array, advantages_N: Array, centred_N: Array, difficulty_N: 
         centred_N: S* - E[S], nats.
         difficulty_N: index into DIFFICULTIES; below 0 where it is not known.
     """
-    positive_N, negative_N = advantages_N > 0, advantages_N < 0
-    above_N, below_N = centred_N > 0, centred_N < 0
-    quadrants = [side_N & part_N for side_N in (positive_N, negative_N) for part_N in (above_N, below_N)]
     known_N = difficulty_N >= 0
     size_N = np.abs(change_N)
     largest = largest_tokens(size_N)
     return Parts(
         total=float(change_N.sum()),
-        by_sign=np.array([change_N[chosen_N].sum() for chosen_N in (positive_N, negative_N)]),
-        by_quadrant=np.array([change_N[chosen_N].sum() for chosen_N in quadrants]),
+        by_sign=np.array([change_N[chosen_N].sum() for chosen_N in (advantages_N > 0, advantages_N < 0)]),
+        by_quadrant=np.array([change_N[chosen_N].sum() for chosen_N in quadrants(advantages_N, centred_N)]),
         by_difficulty=np.bincount(difficulty_N[known_N], change_N[known_N], len(DIFFICULTIES)),
         absolute=float(size_N.sum()),
         largest_tokens=len(largest),
         largest=float(change_N[largest].sum()),
         largest_absolute=float(size_N[largest].sum()),
     )
+
+
+def quadrants(advantages_N: Array, centred_N: Array) -> list[Array]:
+    """Which tokens lie in each of QUADRANTS, `[N]` bool each.
+
+    Args:
+        advantages_N: A.
+        centred_N: S* - E[S], nats.
+    """
+    above_N, below_N = centred_N > 0, centred_N < 0
+    return [side_N & part_N for side_N in (advantages_N > 0, advantages_N < 0) for part_N in (above_N, below_N)]
 
 
 def largest_tokens(size_N: Array, fraction: float = LARGEST) -> Array:
@@ -102,7 +110,8 @@ def comoments(advantages_N: Array, centred_N: Array, logprobs_N: Array) -> Comom
     if not len(advantages_N):
         return Comoments(0.0, 0.0)
     A = advantages_N - advantages_N.mean()
-    return Comoments(float(A @ (centred_N - centred_N.mean())), float(A @ (logprobs_N - logprobs_N.mean())))
+    # Sums, not products of vectors: a BLAS adds in an order that depends on how many threads it has.
+    return Comoments(*(float((A * (x_N - x_N.mean())).sum()) for x_N in (centred_N, logprobs_N)))
 
 
 def difficulty(correct_B: Array, group_B: Array) -> Array:

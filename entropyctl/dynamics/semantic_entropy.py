@@ -57,15 +57,15 @@ def semantic_entropy(
     group_K = index_B[first_K]
     clusters_G = np.bincount(group_K, minlength=len(size_G))
     logmass_B = np.zeros(len(index_B)) if estimator == "counts" else np.asarray(logprob, np.float64)
-    logp_K = _log_sums(logmass_B, cluster_B, len(first_K))
+    logp_K = log_sums(logmass_B, cluster_B, len(first_K))
     if mass == "normalised" or estimator == "counts":
-        logp_K = logp_K - _log_sums(logmass_B, index_B, len(size_G))[group_K]
+        logp_K = logp_K - log_sums(logmass_B, index_B, len(size_G))[group_K]
     term_K = logp_K / clusters_G[group_K] if estimator == "mean-log" else np.exp(logp_K) * logp_K
     entropy_G = 0.0 - np.bincount(group_K, term_K, len(size_G))
     return SemanticEntropy(entropy_G, clusters_G, size_G, index_B)
 
 
-def _log_sums(log_B: Array, part_B: Array, parts: int) -> Array:
+def log_sums(log_B: Array, part_B: Array, parts: int) -> Array:
     """log of the sum of exp(log_B) within each part."""
     top_P = np.full(parts, -np.inf)
     np.maximum.at(top_P, part_B, log_B)

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 from entropyctl.registry import open_room
 
 if TYPE_CHECKING:
-    from entropyctl.masks._apply import MaskSummary as MaskSummary
     from entropyctl.masks._apply import apply_mask as apply_mask
     from entropyctl.masks._apply import compile_mask as compile_mask
     from entropyctl.masks._apply import lay_over as lay_over
     from entropyctl.masks._compiled import Compiled as Compiled
+    from entropyctl.masks._summary import MaskSummary as MaskSummary
 
 # A method's function stands here under its file's name, so that a new file is all it takes. Nothing is imported
 # before it is asked for: a method's help must not wait for numpy.
-_PARTS = {"Compiled": "_compiled"} | dict.fromkeys(("MaskSummary", "apply_mask", "compile_mask", "lay_over"), "_apply")
+_PARTS = {"Compiled": "_compiled", "MaskSummary": "_summary"}
+_PARTS |= dict.fromkeys(("apply_mask", "compile_mask", "lay_over"), "_apply")
 __getattr__, __all__ = open_room(__name__, _PARTS)

@@ -3,130 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from entropyctl.dynamics import predicted_change
-from entropyctl.dynamics.blocks import blocks
 from entropyctl.errors import EntropyctlError, UsageError
 from entropyctl.inputs import inputs
 from entropyctl.masks._compiled import Array, Compiled
+from entropyctl.masks._laid import laid_on, lay
+from entropyctl.masks._summary import MaskSummary
 from entropyctl.registry import inputs_of
-from entropyctl.table.columns import flat_values, list_column, row_lengths, row_of_token, values_or, with_column
+from entropyctl.table.columns import everywhere, list_column, row_lengths, row_of_token, with_column
+from entropyctl.table.schema import KEY
 
 COLUMNS = ("weights", "kl_coefs", "loss_mask", "base_mask")
-
-
-class Laid(NamedTuple):
-    """What lies on the `N` tokens of a step."""
-
-    weights: Array | None  # None where every weight is 1
-    kl_coefs: Array | None  # None where every coefficient is 0
-    loss_mask: Array
-
-    def pulling(self) -> Array:
-        """`[N]` True where a token is counted and has a weight."""
-        return self.loss_mask if self.weights is None else self.loss_mask & (self.weights != 0)
-
-
-def lay(before: Laid, compiled: Compiled) -> Laid:
-    """A mask over those that ran before: weights multiply, penalties add, loss masks intersect."""
-    weights, kl_coefs, loss_mask = before
-    if compiled.weights is not None:
-        weights = compiled.weights if weights is None else weights * compiled.weights
-    if compiled.kl_coefs is not None:
-        kl_coefs = compiled.kl_coefs if kl_coefs is None else kl_coefs + compiled.kl_coefs
-    if compiled.loss_mask is not None:
-        loss_mask = loss_mask & compiled.loss_mask
-    return Laid(weights, kl_coefs, loss_mask)
-
-
-@dataclass
-class MaskSummary:
-    """Running totals of what a mask did; add steps, then ask for `as_dict`."""
-
-    tokens: int = 0
-    pulling: int = 0
-    removed: int = 0
-    positive: int = 0
-    positive_removed: int = 0
-    negative: int = 0
-    negative_removed: int = 0
-    change_before: float = 0.0
-    change_after: float = 0.0
-    penalised: int = 0
-    penalises: bool = False
-    has_advantages: bool = True
-    has_scores: bool = True
-
-    def as_dict(self) -> dict[str, Any]:
-        """Fractions removed, by sign of advantage, and the predicted change of entropy per token at eta = 1 and r = 1.
-
-        All is said of this mask alone. `tokens` are those that the incoming loss mask counts, and the predicted
-        change is per such token, before with the weights that came in. Fractions are of those among them that still
-        pulled, with an incoming weight other than 0; one that an earlier mask had removed is not removed again.
-        A method of penalties says on which fraction of the tokens; the predicted change leaves them out.
-        Nothing is said by sign without `advantages`, nor of a change without `s_star` and `expected_s` beside them.
-        """
-        found: dict[str, Any] = {"tokens": self.tokens, "masked_fraction": self.removed / max(self.pulling, 1)}
-        if self.penalises:
-            found["penalised_fraction"] = self.penalised / max(self.tokens, 1)
-        if self.has_advantages:
-            found |= {
-                "masked_fraction_positive": self.positive_removed / max(self.positive, 1),
-                "masked_fraction_negative": self.negative_removed / max(self.negative, 1),
-            }
-        if self.has_advantages and self.has_scores:
-            found |= {
-                "predicted_change_before": self.change_before / max(self.tokens, 1),
-                "predicted_change_after": self.change_after / max(self.tokens, 1),
-            }
-        return found
-
-    def add(self, rows: pa.Table, before: Laid, after: Laid, penalties_N: Array | None = None) -> None:
-        """Count a step, with what lay on its tokens, what lies there now, and the mask's own penalties."""
-        pulling_N = before.pulling()
-        gone_N = pulling_N & ~after.pulling()
-        self.tokens += int(np.count_nonzero(before.loss_mask))
-        self.pulling += int(np.count_nonzero(pulling_N))
-        self.removed += int(np.count_nonzero(gone_N))
-        if penalties_N is not None:
-            self.penalises = True
-            self.penalised += int(np.count_nonzero(before.loss_mask & (penalties_N != 0)))
-        self.has_advantages &= _is_computed(rows, "advantages")
-        self.has_scores &= _is_computed(rows, "s_star") and _is_computed(rows, "expected_s")
-        if not self.has_advantages:
-            return
-        advantages_N = flat_values(rows["advantages"])
-        for side_N, name in ((advantages_N > 0, "positive"), (advantages_N < 0, "negative")):
-            setattr(self, name, getattr(self, name) + int(np.count_nonzero(pulling_N & side_N)))
-            removed = int(np.count_nonzero(gone_N & side_N))
-            setattr(self, f"{name}_removed", getattr(self, f"{name}_removed") + removed)
-        if self.has_scores:
-            scores = (advantages_N, flat_values(rows["s_star"]), flat_values(rows["expected_s"]))
-            for at in blocks(len(advantages_N)):
-                change = predicted_change(*(values[at] for values in scores))
-                total = _total(change, before, at)
-                self.change_before += total
-                self.change_after += total if _pulls_alike(before, after, at) else _total(change, after, at)
-
-
-def _total(change: Array, laid: Laid, at: slice) -> float:
-    """Sum over the counted tokens of a block, by their weights."""
-    if not laid.loss_mask[at].all():
-        change = change * laid.loss_mask[at]
-    if laid.weights is not None:
-        change = change * laid.weights[at]
-    return float(change.sum(dtype=np.float64))
-
-
-def _pulls_alike(before: Laid, after: Laid, at: slice) -> bool:
-    """Whether a mask has left the tokens of a block as they were."""
-    same = after.weights is before.weights and np.array_equal(before.loss_mask[at], after.loss_mask[at])
-    return bool(same)
 
 
 def compile_mask(
@@ -143,7 +34,7 @@ def compile_mask(
     Raises:
         EntropyctlError: the method returned what is no `Compiled`, or no number per token.
     """
-    with np.errstate(over="ignore"):  # what overflows is refused below, by one line
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below, by one line
         compiled = function(*inputs(rows, inputs_of(function), given), **params)
     if not isinstance(compiled, Compiled):
         raise EntropyctlError(
@@ -155,7 +46,7 @@ def compile_mask(
         if part_N is not None and np.shape(part_N) != (count,):
             shape = f"{name} of shape {np.shape(part_N)} for {count} tokens"
             raise EntropyctlError(f"mask {function.__name__}: returned {shape}; mend the method")
-        if part_N is not None and name != "loss_mask" and not np.isfinite(part_N).all():
+        if part_N is not None and name != "loss_mask" and not everywhere(np.isfinite, part_N):
             raise EntropyctlError(
                 f"mask {function.__name__}: computed a weight that is not finite; check its parameters"
             )
@@ -184,7 +75,10 @@ def lay_over(rows: pa.Table, compiled: Compiled, summary: MaskSummary | None = N
         summary.add(rows, before, after, compiled.kl_coefs)
     for name, part in (("weights", compiled.weights), ("kl_coefs", compiled.kl_coefs)):
         if part is not None:
-            rows = with_column(rows, name, _float32_column(getattr(after, name), lengths_B, name))
+            laid_N = getattr(after, name)
+            # A method's own numbers were proved; what they make of those before may be too large.
+            stored_N = part if laid_N is part and part.dtype == np.float32 else _float32(laid_N, name)
+            rows = with_column(rows, name, list_column(stored_N, lengths_B, pa.float32()))
     if compiled.loss_mask is None:
         return rows
     if "base_mask" not in rows.column_names:
@@ -202,20 +96,20 @@ def apply_mask(
     return lay_over(rows, compile_mask(rows, function, params), summary)
 
 
-def laid_on(rows: pa.Table) -> Laid:
-    """What lies on the tokens of a step; a weight that was not computed is 1, a coefficient 0."""
-    mask_N = flat_values(rows["loss_mask"]).astype(bool, copy=False)
-    return Laid(_column(rows, "weights", 1.0), _column(rows, "kl_coefs", 0.0), mask_N)
+def made_by_masks(rows: pa.Table) -> pa.Table:
+    """The key and what masks have made of the rows; a loss mask that none has narrowed is the rollouts' own."""
+    made = COLUMNS if "base_mask" in rows.column_names else ("weights", "kl_coefs")
+    return rows.select([name for name in (*KEY, *made) if name in rows.column_names])
 
 
-def _float32_column(values_N: Array, lengths_B: Array, name: str) -> pa.Array:
+def _float32(values_N: Array, name: str) -> Array:
     with np.errstate(over="ignore"):
         stored_N = values_N.astype(np.float32, copy=False)
-    if not np.isfinite(stored_N).all():
+    if not everywhere(np.isfinite, stored_N):
         raise UsageError(
             f"{name}: this mask's numbers over those of the masks before are too large for float32; lower them"
         )
-    return list_column(stored_N, lengths_B, pa.float32())
+    return stored_N
 
 
 def _where_not_all(mask_N: Array, lengths_B: Array) -> pa.Array:
@@ -223,13 +117,5 @@ def _where_not_all(mask_N: Array, lengths_B: Array) -> pa.Array:
     partial_B = np.zeros(len(lengths_B), bool)
     if not mask_N.all():
         partial_B[row_of_token(lengths_B)[~mask_N]] = True
-    values_N = mask_N[np.repeat(partial_B, lengths_B)]
+    values_N = mask_N[np.repeat(partial_B, lengths_B)] if partial_B.any() else mask_N[:0]
     return list_column(values_N, np.where(partial_B, lengths_B, 0), pa.bool_(), partial_B)
-
-
-def _is_computed(rows: pa.Table, name: str) -> bool:
-    return name in rows.column_names and rows[name].null_count == 0
-
-
-def _column(rows: pa.Table, name: str, missing: float) -> Array | None:
-    return values_or(rows, name, np.float32(missing)) if name in rows.column_names else None

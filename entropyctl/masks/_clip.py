@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
+from entropyctl.dynamics.blocks import blocks
 from entropyctl.errors import UsageError
 from entropyctl.masks._compiled import Array
 
@@ -13,15 +15,21 @@ from entropyctl.masks._compiled import Array
 SMALLEST_DEVIATION = 1e-12
 
 
-def outliers(centred_N: Array, sigma: float, mu_low: float, mu_high: float, sides: str) -> Array:
+def outliers(
+    centred: Callable[[slice], Array], count: int, sigma: float, mu_low: float, mu_high: float, sides: str
+) -> Array:
     """True where a score lies outside [-mu_low sigma, mu_high sigma]; the boundary itself is inside.
 
     Args:
-        centred_N: scores about the point that counts as zero.
-        sigma: their deviation.
+        centred: scores of some tokens about the point that counts as zero.
+        count: how many tokens there are.
+        sigma: the scores' deviation.
         mu_low: width of the band below zero, in deviations.
         mu_high: width above zero.
         sides: "low", "high" or "both": which bound is tested.
+
+    Returns:
+        `[N]` bool.
 
     Raises:
         UsageError: a width is negative or not finite.
@@ -29,24 +37,26 @@ def outliers(centred_N: Array, sigma: float, mu_low: float, mu_high: float, side
     for flag, width in (("--mu", mu_low), ("--mu-high", mu_high)):
         if not 0 <= width < math.inf:
             raise UsageError(f"{flag} {width:g}: must be a finite number, 0 or above")
-    outside_N = np.zeros(len(centred_N), bool)
+    outside_N = np.zeros(count, bool)
     if sigma < SMALLEST_DEVIATION:
         return outside_N
-    if sides in ("low", "both"):
-        outside_N |= centred_N < -mu_low * sigma
-    if sides in ("high", "both"):
-        outside_N |= centred_N > mu_high * sigma
+    for at in blocks(count):
+        score = centred(at)
+        if sides in ("low", "both"):
+            outside_N[at] |= score < -mu_low * sigma
+        if sides in ("high", "both"):
+            outside_N[at] |= score > mu_high * sigma
     return outside_N
 
 
-def worst(drop_N: Array, centred_N: Array, advantages_N: Array, count: int, max_frac: float) -> Array:
+def worst(drop_N: Array, centred: Callable[[Array], Array], advantages_N: Array, count: int, max_frac: float) -> Array:
     """At most a fraction of the tokens, and those that lie furthest out.
 
     Tokens with A = 0 carry no policy gradient; as in the authors' code of Clip_V they are dropped beyond the cap.
 
     Args:
         drop_N: True where a token would be dropped.
-        centred_N: scores about the point that counts as zero.
+        centred: scores of some tokens about the point that counts as zero.
         advantages_N: A.
         count: tokens that are counted.
         max_frac: most of them that may be dropped, as a fraction; at least one.
@@ -56,6 +66,6 @@ def worst(drop_N: Array, centred_N: Array, advantages_N: Array, count: int, max_
     cap = max(int(max_frac * count), 1)
     weightless_N = drop_N & np.equal(advantages_N, 0)
     candidates = np.flatnonzero(drop_N & ~weightless_N)
-    kept = candidates[np.argsort(-np.abs(centred_N[candidates]), kind="stable")[:cap]]
+    kept = candidates[np.argsort(-np.abs(centred(candidates)), kind="stable")[:cap]]
     weightless_N[kept] = True
     return weightless_N

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
+from entropyctl.masks._blocks import in_blocks
 from entropyctl.masks._compiled import Array
+from entropyctl.masks._runs import Runs
+from entropyctl.masks._select import counted, spread
 
 # verl bounds log-ratios, so that their exponentials stay numbers.
 LARGEST_LOG_RATIO = 20.0
 
 
-def log_ratio(logprobs_N: Array, rollout_logprobs_N: Array, valid_N: Array) -> Array:
-    """x = log(p_train / p_rollout) of the counted tokens, 0 elsewhere, `[N]`.
+def of_log_ratio(
+    formula: Callable[[Array], Array],
+    logprobs_N: Array,
+    rollout_logprobs_N: Array,
+    valid_N: Array,
+    dtype: type = np.float64,
+) -> Array:
+    """A formula of x = log(p_train / p_rollout) of the counted tokens, 0 elsewhere, `[N]`.
 
     Args:
+        formula: from x, nats, to an array of the same length.
         logprobs_N: log-probabilities by the trainer, nats.
         rollout_logprobs_N: by the engine that sampled, nats.
         valid_N: True where the token is counted.
+        dtype: of the result.
     """
-    x_N = np.zeros(len(valid_N))
-    x_N[valid_N] = np.asarray(logprobs_N, np.float64)[valid_N] - np.asarray(rollout_logprobs_N, np.float64)[valid_N]
-    return x_N
+    new_M, old_M = counted(valid_N, logprobs_N, rollout_logprobs_N)
+    return spread(in_blocks(lambda new, old: formula(new - old), new_M, old_M, dtype=dtype), valid_N, 0.0)
 
 
 def clamped(x: Array) -> Array:
@@ -28,18 +40,12 @@ def clamped(x: Array) -> Array:
     return x.clip(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
 
 
-def row_sums(values_N: Array, row_N: Array, valid_N: Array) -> Array:
-    """Sum over the counted tokens of each row, `[B]`; 0 for a row without any.
+def row_means(values_N: Array, valid_N: Array, of: Runs) -> Array:
+    """Mean over the counted tokens of each row, `[B]`; 0 for a row without any.
 
     Args:
-        values_N: what is summed.
-        row_N: the row of each token.
+        values_N: numbers, 0 where the token is not counted.
         valid_N: True where the token is counted.
+        of: the tokens' rows.
     """
-    rows = int(row_N.max()) + 1 if len(row_N) else 0
-    return np.bincount(row_N[valid_N], np.asarray(values_N, np.float64)[valid_N], minlength=rows)
-
-
-def row_means(values_N: Array, row_N: Array, valid_N: Array) -> Array:
-    """Mean over the counted tokens of each row, `[B]`; 0 for a row without any."""
-    return row_sums(values_N, row_N, valid_N) / np.maximum(row_sums(np.ones(len(row_N)), row_N, valid_N), 1)
+    return of.sums(values_N) / np.maximum(of.counts(valid_N), 1)

@@ -23,11 +23,20 @@ def uniform(token_key_N: Array, seed: int) -> Array:
     Raises:
         UsageError: the seed is negative or above 2^64 - 1.
     """
-    if not 0 <= seed < 2**64:
-        raise UsageError(f"--seed {seed:g}: must be a whole number, 0 to 2^64 - 1")
+    check_seed(seed)
     # The seed is mixed before it meets the key: keys of neighbouring positions may differ by the generator's own step.
     start = _splitmix64(np.array([seed], np.uint64))
-    return (_splitmix64(np.asarray(token_key_N, np.uint64) ^ start) >> np.uint64(11)) * 2.0**-53
+    return np.asarray((_splitmix64(np.asarray(token_key_N, np.uint64) ^ start) >> np.uint64(11)) * 2.0**-53)
+
+
+def check_seed(seed: int) -> None:
+    """Stop where a seed is negative or above 2^64 - 1.
+
+    Raises:
+        UsageError: names it.
+    """
+    if not 0 <= seed < 2**64:
+        raise UsageError(f"--seed {seed:g}: must be a whole number, 0 to 2^64 - 1")
 
 
 def _splitmix64(state_N: Array) -> Array:

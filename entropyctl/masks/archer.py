@@ -84,8 +84,7 @@ def archer(
     del tau_M  # a step's float64
     new_M, old_M, A_M = counted(valid_N, logprobs, old_logprobs, advantages)
     tight_M, wide_M = (clip_holds(new_M, old_M, A_M, eps, eps) for eps in (clip_low_entropy, clip_high_entropy))
-    held_M = np.where(low_M, tight_M, wide_M)
+    held_M = (low_M & tight_M) | (~low_M & wide_M)
     share = low_M.mean() if variant == "authors" and low_M.any() else 1.0
-    kl_coefs_M = np.zeros(len(low_M), np.float32)
-    kl_coefs_M[low_M] = coef / share
+    kl_coefs_M = low_M * np.float32(coef / share)
     return Compiled(spread((~held_M).astype(np.float32), valid_N, 1.0), spread(kl_coefs_M, valid_N, 0.0))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from entropyctl.dynamics import calibrated, predicted_change
+from entropyctl.dynamics.blocks import blocks
 from entropyctl.errors import UsageError, require
-from entropyctl.masks._blocks import in_blocks, mean
+from entropyctl.masks._blocks import float_type, mean
 from entropyctl.masks._compiled import Array, Compiled
+from entropyctl.masks._ratio import ratios
 from entropyctl.masks._select import LONG, STRIDE, counted, spread
 
 
@@ -77,20 +80,37 @@ def budget(
     if eta is not None:
         require(0 < eta < math.inf, "--eta", eta, "be a finite number above 0")
     valid_N = np.asarray(loss_mask, bool)
-    step = calibrated(history) if eta is None else eta
-
-    def per_advantage(S: Array, ES: Array, logp: Array, old_logp: Array) -> Array:
-        r = np.exp((logp - old_logp).clip(-20, 20))
-        return predicted_change(np.ones(len(S)), S, ES, ratios_N=r, eta=step)
-
-    ratio_M = in_blocks(per_advantage, *counted(valid_N, s_star, expected_s, logprobs, old_logprobs))
-    v_M, A_M, H_M = counted(valid_N, weights, advantages, entropies)
-    change_M = in_blocks(lambda v, A, ratio: v * A * ratio, v_M, A_M, ratio_M)
+    A, S, ES, v, H = counted(valid_N, advantages, s_star, expected_s, weights, entropies)
+    r = ratios(*counted(valid_N, logprobs, old_logprobs))
+    tokens = _Tokens(A, S, ES, v, r, eta=calibrated(history) if eta is None else eta)
     if target_entropy is not None:
-        wanted -= mean(H_M)
-    gap = wanted * len(change_M) - float(change_M.sum())
-    weights_M = _cheapest(change_M, np.abs(ratio_M, out=ratio_M), gap)
-    return Compiled(weights=spread(weights_M, valid_N, 1.0))
+        wanted -= mean(H)
+    gap = wanted * len(A) - sum(float(tokens.part(at).change().sum()) for at in blocks(len(A)))
+    return Compiled(weights=spread(_cheapest(tokens, gap), valid_N, 1.0))
+
+
+class _Tokens(NamedTuple):
+    """What the predicted changes of `M` tokens are made of."""
+
+    A: Array
+    S: Array
+    ES: Array
+    v: Array
+    r: Array
+    eta: float
+
+    def part(self, at: slice | Array) -> _Tokens:
+        """Some of them, in float64."""
+        A, S, ES, v, r = (np.asarray(column_M[at], np.float64) for column_M in self[:5])
+        return _Tokens(A, S, ES, v, r, self.eta)
+
+    def change(self) -> Array:
+        """dH, nats."""
+        return predicted_change(self.A, self.S, self.ES, weights_N=self.v, ratios_N=self.r, eta=self.eta)
+
+    def level(self) -> Array:
+        """|dH| / |v A|, nats; computed without the division, so that equal tokens are exactly equal."""
+        return np.abs(predicted_change(1.0, self.S, self.ES, ratios_N=self.r, eta=self.eta))
 
 
 def _target(target_change: float | None, target_entropy: float | None) -> float:
@@ -104,19 +124,21 @@ def _target(target_change: float | None, target_entropy: float | None) -> float:
     return target_entropy
 
 
-def _cheapest(change: Array, ratio: Array, gap: float) -> Array:
-    """Weights that add `gap` to the sum of the changes by dropping the tokens with the largest |change| / |v A|.
+def _cheapest(tokens: _Tokens, gap: float) -> Array:
+    """Weights that add `gap` to the sum of the changes by dropping the tokens with the largest |dH| / |v A|.
 
     Args:
-        change: predicted change of each token, nats.
-        ratio: |change| / |v A|, nats; computed without the division, so that equal tokens are exactly equal.
-        gap: what the sum is to grow by; negative to shrink.
+        tokens: all that are counted.
+        gap: what the sum is to grow by, nats; negative to shrink.
     """
-    weights = np.ones(len(change))
-    wrong = np.flatnonzero(np.sign(change) == -np.sign(gap)) if gap else np.zeros(0, np.int64)
-    level, gain = ratio[wrong], np.abs(change[wrong])
-    least, most = _bracket(level, gain, abs(gap))
-    gone, near = level > most, (level >= least) & (level <= most)
+    weights: Array = np.ones(len(tokens.A), float_type(tokens.A, tokens.S))
+    if not gap:
+        return weights
+    least, most = _bracket(tokens, gap)
+    wrong, level, gain = _against(tokens, gap, least)
+    if gain[level > most].sum() > abs(gap) or (least > 0 and gain.sum() < abs(gap)):  # the sample misled
+        most, (wrong, level, gain) = math.inf, _against(tokens, gap, 0.0)
+    gone, near = level > most, level <= most
     weights[wrong[gone]] = 0.0
     _, place = np.unique(-level[near], return_inverse=True)
     gain_of_place = np.bincount(place, gain[near])
@@ -126,19 +148,29 @@ def _cheapest(change: Array, ratio: Array, gap: float) -> Array:
     return weights
 
 
-def _bracket(level: Array, gain: Array, gap: float) -> tuple[float, float]:
-    """Two levels between which the gains from the top add up to `gap`, by a sample; all levels where it misled.
+def _against(tokens: _Tokens, gap: float, least: float) -> tuple[Array, Array, Array]:
+    """Places, levels and |dH| of the tokens whose change is of the other sign than `gap`, from a level up."""
+    places = [np.zeros(0, np.int64)]
+    for at in blocks(len(tokens.A)):
+        part = tokens.part(at)
+        wrong = part.change() < 0 if gap > 0 else part.change() > 0
+        places.append(np.flatnonzero(wrong & (part.level() >= least)) + at.start)
+    found = np.concatenate(places)
+    chosen = tokens.part(found)
+    return found, chosen.level(), np.abs(chosen.change())
 
-    Only tokens between the two need sorting, and a token above both is dropped whatever the others are.
+
+def _bracket(tokens: _Tokens, gap: float) -> tuple[float, float]:
+    """Two levels between which the gains from the top add up to `gap`, by a sample; all levels of a short array.
+
+    Only tokens between the two need sorting: one above both is dropped whatever the others are, one below is not.
     """
-    if len(level) < LONG:
-        return -math.inf, math.inf
-    order = np.argsort(-level[::STRIDE])
-    sample = level[::STRIDE][order]
-    place = int(np.searchsorted(np.cumsum(gain[::STRIDE][order]) * STRIDE, gap))
-    slack = int(8 * math.sqrt(len(sample)))
-    most = float(sample[place - slack]) if place >= slack else math.inf
-    least = float(sample[place + slack]) if place + slack < len(sample) else -math.inf
-    above = gain[level > most].sum()
-    enough = least == -math.inf or gap <= above + gain[(level >= least) & (level <= most)].sum()
-    return (least, most) if above <= gap and enough else (-math.inf, math.inf)
+    if len(tokens.A) < LONG:
+        return 0.0, math.inf
+    _, level, gain = _against(tokens.part(slice(None, None, STRIDE)), gap, 0.0)
+    order = np.argsort(-level)
+    place = int(np.searchsorted(np.cumsum(gain[order]) * STRIDE, abs(gap)))
+    slack = int(8 * math.sqrt(place)) + 8
+    most = float(level[order[place - slack]]) if place >= slack else math.inf
+    least = float(level[order[place + slack]]) if place + slack < len(order) else 0.0
+    return least, most

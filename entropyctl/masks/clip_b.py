@@ -63,17 +63,19 @@ def clip_b(
     Raises:
         UsageError: a width is negative or not finite, or max_frac outside [0, 1].
     """
-    valid_N = np.asarray(loss_mask, bool)
-    count, mean, sigma = moments(np.asarray(s_star), valid_N)
-    # In the scores' own number type: a float64 copy of a step costs more than everything else here.
-    centred_N = np.subtract(s_star, mean)
+    valid_N, S = np.asarray(loss_mask, bool), np.asarray(s_star)
+    count, mean, sigma = moments(lambda at: S[at], valid_N)
+
+    def centred(at: slice | Array) -> Array:
+        return np.asarray(S[at] - mean)
+
     sides = sides or ("low" if variant == "trinity" else "both")
     apply_to = apply_to or ("negative" if variant == "trinity" else "both")
     if max_frac is not None:
         require(0 <= max_frac <= 1, "--max-frac", max_frac, "lie in [0, 1]")
-    drop_N = valid_N & outliers(centred_N, sigma, mu, mu if mu_high is None else mu_high, sides)
+    drop_N = valid_N & outliers(centred, len(S), sigma, mu, mu if mu_high is None else mu_high, sides)
     if apply_to != "both":
         drop_N &= np.less(advantages, 0) if apply_to == "negative" else np.greater(advantages, 0)
     if max_frac is not None:
-        drop_N = worst(drop_N, centred_N, advantages, count, max_frac)
+        drop_N = worst(drop_N, centred, advantages, count, max_frac)
     return removed(~drop_N, valid_N, counted=variant == "paper")

@@ -66,16 +66,19 @@ def clip_v(
     Raises:
         UsageError: a width is negative or not finite, or max_frac outside [0, 1].
     """
-    valid_N = np.asarray(loss_mask, bool)
-    centred_N = np.subtract(s_star, expected_s)
-    count, _, sigma = moments(centred_N, valid_N)
+    valid_N, S, ES = np.asarray(loss_mask, bool), np.asarray(s_star), np.asarray(expected_s)
+
+    def centred(at: slice | Array) -> Array:
+        return np.asarray(S[at] - ES[at])
+
+    count, _, sigma = moments(centred, valid_N)
     sides = sides or ("low" if variant == "trinity" else "both")
     apply_to = apply_to or ("negative" if variant == "trinity" else "both")
     if max_frac is None:
         max_frac = 1e-4 if variant == "trinity" else 1.0
     require(0 <= max_frac <= 1, "--max-frac", max_frac, "lie in [0, 1]")
-    drop_N = valid_N & outliers(centred_N, sigma, mu, mu if mu_high is None else mu_high, sides)
+    drop_N = valid_N & outliers(centred, len(S), sigma, mu, mu if mu_high is None else mu_high, sides)
     if apply_to != "both":
         drop_N &= np.less_equal(advantages, 0) if apply_to == "negative" else np.greater_equal(advantages, 0)
-    drop_N = worst(drop_N, centred_N, advantages, count, max_frac)
+    drop_N = worst(drop_N, centred, advantages, count, max_frac)
     return removed(~drop_N, valid_N, counted=variant == "paper")

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from entropyctl.errors import require
-from entropyctl.masks._blocks import mean
+from entropyctl.masks._blocks import float_type, in_blocks, mean
 from entropyctl.masks._compiled import Array, Compiled
 from entropyctl.masks._select import counted
 
@@ -79,18 +79,18 @@ def entropic(
         require(0 <= value < math.inf, flag, value, "be a finite number, 0 or above")
     require(0 <= high_prob <= 1, "--high-prob", high_prob, "lie in [0, 1]")
     valid_N = np.asarray(loss_mask, bool)
-    weights_N = np.ones(len(valid_N))
     integral = state.get("integral", 0.0)
     if not valid_N.any():
-        return Compiled(weights=weights_N, state={"integral": integral})
+        return Compiled(weights=np.ones(len(valid_N), np.float32), state={"integral": integral})
     (entropies_M,) = counted(valid_N, entropies)
     error = mean(entropies_M) - target
     wanted = k_i * integral + k_p * error
     alpha = min(max(wanted, -1.0), 1.0)
     # Rounding may leave a log-probability a little above 0, where no probability is above 1.
     bound = math.log(high_prob) if high_prob > 0 else -math.inf
-    high_N = valid_N & (np.minimum(logprobs, 0) > np.float64(bound))
+    high_N = valid_N & in_blocks(lambda logp: np.minimum(logp, 0) > bound, logprobs, dtype=np.bool_)
     scale = len(entropies_M) / max(int(np.count_nonzero(high_N)), 1) if variant == "authors" else 1.0
-    weights_N += high_N * (np.float64(alpha * scale) * np.sign(advantages))
+    kind = float_type(advantages, entropies)
+    weights_N = in_blocks(lambda high, A: 1 + high * (alpha * scale) * np.sign(A), high_N, advantages, dtype=kind)
     saturated = anti_windup and wanted != alpha and wanted * error > 0
     return Compiled(weights=weights_N, state={"integral": integral if saturated else integral + error})

@@ -8,7 +8,9 @@ from typing import Literal
 import numpy as np
 
 from entropyctl.errors import require
+from entropyctl.masks._blocks import in_blocks
 from entropyctl.masks._compiled import Array, Compiled, removed
+from entropyctl.masks._select import counted, spread
 
 # Added to both entropies by the authors' code, so that two deterministic policies are alike.
 SMALLEST = 1e-8
@@ -64,9 +66,12 @@ def erc(
     require(0 <= low < math.inf, "--low", low, "be a finite number, 0 or above")
     require(0 <= high < math.inf, "--high", high, "be a finite number, 0 or above")
     require(low <= high, "--low", low, f"not lie above --high {high:g}")
-    at = np.flatnonzero(loss_mask)
-    # Rounding may leave a deterministic token with an entropy just below 0.
-    new_M, old_M = (np.maximum(np.asarray(x[at], np.float64), 0.0) + SMALLEST for x in (entropies, old_entropies))
-    keep_N = np.ones(len(loss_mask), bool)
-    keep_N[at] = (new_M > low * old_M) & (new_M < high * old_M)
-    return removed(keep_N, loss_mask, counted=True)
+    valid_N = np.asarray(loss_mask, bool)
+
+    def inside(H: Array, old_H: Array) -> Array:
+        # Rounding may leave a deterministic token with an entropy just below 0.
+        new, old = np.maximum(H, 0.0) + SMALLEST, np.maximum(old_H, 0.0) + SMALLEST
+        return np.asarray((new > low * old) & (new < high * old))
+
+    keep_M = in_blocks(inside, *counted(valid_N, entropies, old_entropies), dtype=np.bool_)
+    return removed(spread(keep_M, valid_N, True), valid_N, counted=True)

@@ -8,8 +8,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from entropyctl.errors import require
+from entropyctl.masks._blocks import float_type, mean
 from entropyctl.masks._compiled import Array, Compiled
-from entropyctl.masks._off_policy import clamped, log_ratio, row_sums
+from entropyctl.masks._off_policy import clamped, of_log_ratio
+from entropyctl.masks._runs import runs
 
 
 class Preset(NamedTuple):
@@ -96,16 +98,20 @@ def importance(
     high = chosen.high if high is None else high
     require(0 <= low < math.inf, "--low", low, "be a finite number, 0 or above")
     require(low <= high < math.inf, "--high", high, f"be a finite number, at least the lower bound ({low:g})")
+    truncates, by_row = (mode or chosen.mode) == "truncate", (level or chosen.level) == "sequence"
     valid_N = np.asarray(loss_mask, bool)
-    row_N = np.asarray(row_of_token)
-    x = log_ratio(old_logprobs, rollout_logprobs, valid_N)
-    by_row = (level or chosen.level) == "sequence"
+
+    def weight(x: Array) -> Array:
+        rho = np.exp(clamped(x))
+        return rho.clip(low, high) if truncates else rho * ((rho >= low) & (rho <= high))
+
     if by_row:
-        x = row_sums(x, row_N, valid_N)
-    rho = np.exp(clamped(x))
-    w = rho.clip(low, high) if (mode or chosen.mode) == "truncate" else np.where((rho >= low) & (rho <= high), rho, 0)
-    if normalise:
-        counted = np.bincount(row_N[valid_N], minlength=len(w)) > 0 if by_row else valid_N
-        mean = float(w[counted].mean()) if counted.any() else 0.0
-        w = w / mean if mean > 1e-8 else w
-    return Compiled(weights=np.where(valid_N, w[row_N] if by_row else w, 0.0))
+        of = runs(row_of_token)
+        x_B = of.sums(of_log_ratio(lambda x: x, old_logprobs, rollout_logprobs, valid_N))
+        w, some = weight(x_B), of.counts(valid_N) > 0
+    else:
+        kind = float_type(old_logprobs, rollout_logprobs)
+        w, some = of_log_ratio(weight, old_logprobs, rollout_logprobs, valid_N, kind), valid_N
+    if normalise and (average := mean(w, some)) > 1e-8:
+        w = w / average
+    return Compiled(weights=of.spread(w) * valid_N if by_row else w)

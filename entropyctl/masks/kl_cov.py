@@ -9,7 +9,7 @@ import numpy as np
 from entropyctl.errors import require
 from entropyctl.masks._compiled import Array, Compiled
 from entropyctl.masks._covariance import covariances
-from entropyctl.masks._select import counted, lowest, spread
+from entropyctl.masks._select import counted, highest, spread
 
 
 def kl_cov(
@@ -67,7 +67,5 @@ def kl_cov(
     valid_N = np.asarray(loss_mask, bool)
     logprobs_M, advantages_M, key_M = counted(valid_N, logprobs, advantages, token_key)
     cov_M = covariances(advantages_M, logprobs_M)
-    highest_M = lowest(np.negative(cov_M, out=cov_M), key_M, max(int(ratio * len(cov_M)), 1))
-    kl_coefs_M = np.zeros(len(cov_M), np.float32)
-    kl_coefs_M[highest_M] = coef
-    return Compiled(kl_coefs=spread(kl_coefs_M, valid_N, 0.0))
+    highest_M = highest(cov_M, key_M, max(int(ratio * len(cov_M)), 1))
+    return Compiled(kl_coefs=spread(highest_M * np.float32(coef), valid_N, 0.0))

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from entropyctl.masks._compiled import Array, Compiled, removed
+from entropyctl.masks._runs import runs
 
 
 def overlong(
@@ -47,4 +48,5 @@ def overlong(
         The loss mask (trl), or weights (counted).
     """
     whole_B = np.asarray(finish_reason, object) != "length"
-    return removed(whole_B[np.asarray(row_of_token)], np.asarray(loss_mask, bool), counted=variant == "counted")
+    keep_N = runs(row_of_token).spread(whole_B)
+    return removed(keep_N, np.asarray(loss_mask, bool), counted=variant == "counted")

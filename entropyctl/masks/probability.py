@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from entropyctl.errors import require
+from entropyctl.masks._blocks import float_type
 from entropyctl.masks._compiled import Array, Compiled
 from entropyctl.masks._select import ranked
 
@@ -63,7 +64,7 @@ def probability(
     require(0 <= fraction <= 1, "--fraction", fraction, "lie in [0, 1]")
     logprobs_N = np.asarray(logprobs)
     valid_N = np.asarray(loss_mask, bool)
-    weights_N = np.ones(len(valid_N))
+    weights_N: Array = np.ones(len(valid_N), float_type(logprobs))
     if apply_to != "negative":
         positive = np.flatnonzero(valid_N & (np.asarray(advantages) > 0))
         weights_N[positive[_lowest(logprobs_N[positive], fraction)]] = factor

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from entropyctl.errors import UsageError
+from entropyctl.masks._blocks import in_blocks
 from entropyctl.masks._compiled import Array, Compiled, removed
 
 QUADRANTS = {"pos-high": (1, 1), "pos-low": (1, -1), "neg-high": (-1, 1), "neg-low": (-1, -1)}
@@ -60,9 +61,13 @@ def quadrant(
     for name in wanted:
         if name not in QUADRANTS:
             raise UsageError(f"--keep: there is no quadrant '{name}'; known: {', '.join(QUADRANTS)}")
-    score_N = np.sign(np.asarray(s_star) - np.asarray(expected_s) if score == "centred" else np.asarray(s_star))
-    sign_N = np.sign(advantages)
-    keep_N = (sign_N == 0) | (score_N == 0)
-    for name in wanted:
-        keep_N |= (sign_N == QUADRANTS[name][0]) & (score_N == QUADRANTS[name][1])
+    unwanted = [signs for name, signs in QUADRANTS.items() if name not in wanted]
+
+    def stays(S: Array, ES: Array, A: Array) -> Array:
+        centre = ES if score == "centred" else 0.0
+        sides = {1: (A > 0, centre < S), -1: (A < 0, centre > S)}
+        drop = [sides[of_A][0] & sides[of_S][1] for of_A, of_S in unwanted]
+        return ~np.logical_or.reduce(drop, axis=0) if drop else np.ones(len(A), bool)
+
+    keep_N = in_blocks(stays, s_star, expected_s, advantages, given=None, dtype=np.bool_)
     return removed(keep_N, np.asarray(loss_mask, bool), counted=variant == "paper")

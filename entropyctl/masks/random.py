@@ -7,8 +7,9 @@ from typing import Literal
 import numpy as np
 
 from entropyctl.errors import require
+from entropyctl.masks._blocks import in_blocks
 from entropyctl.masks._compiled import Array, Compiled, removed
-from entropyctl.masks._random import uniform
+from entropyctl.masks._random import check_seed, uniform
 
 
 def random(
@@ -51,8 +52,9 @@ def random(
         UsageError: fraction outside [0, 1], or a negative seed.
     """
     require(0 <= fraction <= 1, "--fraction", fraction, "lie in [0, 1]")
+    check_seed(seed)
     valid_N = np.asarray(loss_mask, bool)
-    drop_N = valid_N & (uniform(token_key, seed) < fraction)
+    drop_N = valid_N & in_blocks(lambda key: uniform(key, seed) < fraction, token_key, given=np.uint64, dtype=np.bool_)
     if apply_to != "both":
-        drop_N &= np.sign(advantages) == (1 if apply_to == "positive" else -1)
+        drop_N &= np.greater(advantages, 0) if apply_to == "positive" else np.less(advantages, 0)
     return removed(~drop_N, valid_N, counted=True)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 
 from entropyctl.errors import UsageError, require
 from entropyctl.masks._compiled import Array, Compiled, removed
-from entropyctl.masks._off_policy import clamped, log_ratio, row_means, row_sums
+from entropyctl.masks._off_policy import clamped, of_log_ratio, row_means
+from entropyctl.masks._runs import runs
 
 # verl has no defaults; these are its documented presets. Elsewhere: 0.5 to 2 for a ratio, 0.01 for a divergence.
 BOUNDS = {"seq_mean_k1": (0.999, 1.001)}
 RATIO, DIVERGENCE = (0.5, 2.0), 0.01
+ESTIMATORS: dict[str, Callable[[Array], Array]] = {
+    "k1": lambda x: -x,
+    "k2": lambda x: x**2 / 2,
+    "k3": lambda x: np.expm1(x) - x,
+}
 
 
 def rejection(
@@ -79,24 +86,19 @@ def rejection(
         UsageError: a bound is out of range, low above high, or low given for k2 or k3.
     """
     scope, _, estimator = statistic.rpartition("_")
-    valid_N = np.asarray(loss_mask, bool)
-    row_N = np.asarray(row_of_token)
-    value = _estimate(clamped(log_ratio(old_logprobs, rollout_logprobs, valid_N)), estimator)
-    if scope == "seq_max":
-        value_B = np.zeros(int(row_N.max()) + 1 if len(row_N) else 0)
-        np.maximum.at(value_B, row_N[valid_N], value[valid_N])
-        value = value_B
-    elif scope != "token":
-        value = (row_sums if scope == "seq_sum" else row_means)(value, row_N, valid_N)
     least, most = _bounds(statistic, low, high)
+    valid_N = np.asarray(loss_mask, bool)
+    k = ESTIMATORS[estimator]
+    value = of_log_ratio(lambda x: k(clamped(x)), old_logprobs, rollout_logprobs, valid_N)
+    of = runs(row_of_token)
+    if scope == "seq_sum":
+        value = of.sums(value)
+    elif scope == "seq_mean":
+        value = row_means(value, valid_N, of)
+    elif scope == "seq_max":
+        value = of.largest(value, 0.0)
     keep = (value >= least) & (value <= most)
-    return removed(keep if scope == "token" else keep[row_N], valid_N, counted=False)
-
-
-def _estimate(x_N: Array, estimator: str) -> Array:
-    if estimator == "k1":
-        return -x_N
-    return x_N**2 / 2 if estimator == "k2" else np.expm1(x_N) - x_N
+    return removed(keep if scope == "token" else of.spread(keep), valid_N, counted=False)
 
 
 def _bounds(statistic: str, low: float | None, high: float | None) -> tuple[float, float]:

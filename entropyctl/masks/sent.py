@@ -10,7 +10,7 @@ import numpy as np
 from entropyctl.errors import require
 from entropyctl.masks._compiled import Array, Compiled
 from entropyctl.masks._covariance import covariances
-from entropyctl.masks._select import counted, lowest, spread
+from entropyctl.masks._select import counted, highest, lowest, spread
 
 # What the authors' code multiplies its coefficient by on the highest and on the lowest covariances.
 STRONG, WEAK = 2.0, 0.5
@@ -94,17 +94,16 @@ def sent(
             require(allowed, f"--{flag}", value, "be a finite number" + ", 0 or above" * (flag != "tau-cov"))
             require(variant == "paper", f"--{flag}", value, "go with --variant paper")
     valid_N = np.asarray(loss_mask, bool)
-    entropies_M, key_M = counted(valid_N, entropies, token_key)
+    entropies_M, logprobs_M, advantages_M, key_M = counted(valid_N, entropies, logprobs, advantages, token_key)
     if tau_h is None:
         low_M = lowest(entropies_M, key_M, max(1, int(low_fraction * len(entropies_M))))
     else:
         low_M = entropies_M < np.float64(tau_h)
-    logprobs_L, advantages_L, key_L = counted(spread(low_M, valid_N, False), logprobs, advantages, token_key)
-    cov_L = covariances(advantages_L, logprobs_L)
-    count = max(1, int(cov_ratio * len(cov_L)))
-    high_L = lowest(-cov_L, key_L, count) if tau_cov is None else cov_L > tau_cov
-    weak_L = lowest(cov_L, key_L, count) if variant == "code" else ~high_L
-    kl_coefs_L = np.zeros(len(cov_L), np.float32)
-    kl_coefs_L[high_L] = STRONG * coef if beta_high is None else beta_high
-    kl_coefs_L[weak_L] = WEAK * coef if beta_low is None else beta_low
-    return Compiled(kl_coefs=spread(kl_coefs_L, spread(low_M, valid_N, False), 0.0))
+    cov_M = covariances(advantages_M, logprobs_M, low_M)
+    count = max(1, int(cov_ratio * np.count_nonzero(low_M)))
+    high_M = highest(cov_M, key_M, count, low_M) if tau_cov is None else low_M & (cov_M > tau_cov)
+    weak_M = lowest(cov_M, key_M, count, low_M) if variant == "code" else low_M & ~high_M
+    kl_coefs_M = np.zeros(len(cov_M), np.float32)
+    kl_coefs_M[high_M] = STRONG * coef if beta_high is None else beta_high
+    kl_coefs_M[weak_M] = WEAK * coef if beta_low is None else beta_low
+    return Compiled(kl_coefs=spread(kl_coefs_M, valid_N, 0.0))

@@ -9,7 +9,8 @@ import numpy as np
 
 from entropyctl.errors import require
 from entropyctl.masks._compiled import Array, Compiled, removed
-from entropyctl.masks._off_policy import log_ratio, row_means
+from entropyctl.masks._off_policy import of_log_ratio, row_means
+from entropyctl.masks._runs import runs
 
 
 def sequence(
@@ -65,8 +66,9 @@ def sequence(
     """
     require(0 <= delta < math.inf, "--delta", delta, "be a finite number, 0 or above")
     valid_N = np.asarray(loss_mask, bool)
-    row_N = np.asarray(row_of_token)
-    drift_N = log_ratio(rollout_logprobs if anchor == "rollout" else old_logprobs, logprobs, valid_N)
-    gone_B = row_means(drift_N, row_N, valid_N) > delta
-    drop_N = valid_N & (np.asarray(advantages) < 0) & gone_B[row_N]
+    of = runs(row_of_token)
+    anchors = rollout_logprobs if anchor == "rollout" else old_logprobs
+    drift_N = of_log_ratio(lambda x: x, anchors, logprobs, valid_N)
+    gone_B = row_means(drift_N, valid_N, of) > delta
+    drop_N = valid_N & np.less(advantages, 0) & of.spread(gone_B)
     return removed(~drop_N, valid_N, counted=True)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 
 from entropyctl.errors import require
-from entropyctl.masks._blocks import in_blocks
+from entropyctl.masks._blocks import float_type, in_blocks
 from entropyctl.masks._compiled import Array, Compiled
 from entropyctl.masks._select import counted, spread
 
 # The authors keep probabilities off 0 and 1, where the logarithm and the ratio have no value.
-SMALLEST_PROBABILITY = 1e-8
+LOG_SMALLEST, LOG_LARGEST = math.log(1e-8), math.log1p(-1e-8)
 
 
 def steer(
@@ -80,33 +81,32 @@ def steer(
     require(0 <= floor < math.inf, "--floor", floor, "be a finite number, 0 or above")
     valid_N = np.asarray(loss_mask, bool)
     omega = in_blocks(_size, *counted(valid_N, logprobs, old_logprobs, old_entropies, advantages))
-    weights_M = _linear(omega, w_min, w_max) if map == "linear" else _exponential(omega, w_min, w_max, floor)
+    weight = _linear(omega, w_min, w_max) if map == "linear" else _exponential(omega, w_min, w_max, floor)
+    weights_M = in_blocks(weight, omega, dtype=float_type(logprobs, advantages))
     return Compiled(weights=spread(weights_M, valid_N, 0.0))
 
 
-def _size(x: Array, q: Array, H: Array, A: Array) -> Array:
-    """|Omega| of tokens, from the logarithms of x and q."""
-    x = np.exp(x).clip(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
-    q = np.exp(q).clip(SMALLEST_PROBABILITY, 1)
-    return np.abs(A / q * x * (1 - x) * (np.log(x) + H))
+def _size(log_x: Array, log_q: Array, H: Array, A: Array) -> Array:
+    """|Omega| of tokens."""
+    log_x, log_q = log_x.clip(LOG_SMALLEST, LOG_LARGEST), log_q.clip(LOG_SMALLEST, 0)
+    return np.abs(A * np.exp(log_x - log_q) * (1 - np.exp(log_x)) * (log_x + H))
 
 
-def _linear(omega: Array, w_min: float, w_max: float) -> Array:
+def _linear(omega: Array, w_min: float, w_max: float) -> Callable[[Array], Array]:
     require(0 <= w_min < math.inf, "--w-min", w_min, "be a finite number, 0 or above")
     require(w_min <= w_max < math.inf, "--w-max", w_max, f"be a finite number, at least --w-min ({w_min:g})")
-    if not len(omega):
-        return omega
-    least, most = omega.min(), omega.max()
-    if most == least:
-        return np.full(len(omega), (w_min + w_max) / 2)
-    span = most - least
-    return in_blocks(lambda size: (w_max - (size - least) * (w_max - w_min) / span).clip(w_min, w_max), omega)
+    least, most = omega.min(initial=math.inf), omega.max(initial=-math.inf)
+    if most <= least:
+        return lambda size: np.full(len(size), (w_min + w_max) / 2)
+    slope = (w_max - w_min) / (most - least)
+    return lambda size: (w_max - (size - least) * slope).clip(w_min, w_max)
 
 
-def _exponential(omega: Array, w_min: float, w_max: float, floor: float) -> Array:
+def _exponential(omega: Array, w_min: float, w_max: float, floor: float) -> Callable[[Array], Array]:
     require(0 < w_min <= 1, "--w-min", w_min, "lie above 0, up to 1")
     require(0 <= w_max < math.inf, "--w-max", w_max, "be a finite number, 0 or above")
     scale = max(omega.max(initial=0.0), floor)
     if scale == 0:
-        return np.ones(len(omega))
-    return in_blocks(lambda size: np.exp(math.log(w_min) * (size / scale)).clip(w_min, 1), omega)
+        return np.ones_like
+    kappa = -math.log(w_min) / scale
+    return lambda size: np.exp(-kappa * size).clip(w_min, 1)

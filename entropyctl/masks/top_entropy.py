@@ -8,7 +8,7 @@ import numpy as np
 
 from entropyctl.errors import require
 from entropyctl.masks._compiled import Array, Compiled, removed
-from entropyctl.masks._select import counted, lowest, quantile, spread
+from entropyctl.masks._select import counted, highest, quantile, spread
 
 
 def top_entropy(
@@ -63,7 +63,7 @@ def top_entropy(
     keep_M = np.ones(len(entropies_M), bool)
     if variant == "authors":
         count = max(1, int(len(entropies_M) * fraction + 0.9999))
-        keep_M = lowest(-entropies_M, key_M, count)
+        keep_M = highest(entropies_M, key_M, count)
     elif len(entropies_M):
         keep_M = entropies_M >= np.float64(quantile(entropies_M, 1 - fraction))
     return removed(spread(keep_M, valid_N, True), valid_N, counted=variant == "trl")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -37,14 +38,15 @@ class ArrowFile:
         """How many record batches there are."""
         return int(self._reader.num_record_batches)
 
-    def row_group(self, index: int, columns: list[str]) -> pa.Table:
-        """One record batch.
+    def row_groups(self, indices: Sequence[int], columns: list[str]) -> pa.Table:
+        """The rows of some record batches.
 
         Raises:
             InputError: the bytes are damaged.
         """
         try:
-            rows = pa.Table.from_batches([self._reader.get_batch(index)]).replace_schema_metadata(None).select(columns)
+            batches = [self._reader.get_batch(index) for index in indices]
+            rows = pa.Table.from_batches(batches).replace_schema_metadata(None).select(columns)
             rows.validate(full=True)
             return rows
         except (pa.ArrowException, OSError, MemoryError) as error:

@@ -108,3 +108,23 @@ class AtomicFile:
                 self._remote.delete_file(filesystem_of(self._temporary)[1])
             elif self._temporary != self._final:
                 os.unlink(self._temporary)
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a whole text file, or leave what stood there.
+
+    Raises:
+        OutputError: the file system refuses.
+    """
+    file = AtomicFile(path)
+    file.open()
+    try:
+        file.file.write(text.encode())
+        file.settle()
+    except OSError as error:
+        file.abort()
+        raise cannot_write(path, error) from None
+    except BaseException:
+        file.abort()
+        raise
+    file.publish()

@@ -142,7 +142,7 @@ def _check_groups(file: GroupedFile, schema: pa.Schema, table: str | None) -> No
 
     def rows() -> Iterable[pa.Table]:
         for index in range(file.groups):
-            group = file.row_group(index, schema.names)
+            group = file.row_groups([index], schema.names)
             digest.update(group)
             yield group
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ import pyarrow as pa
 from entropyctl.table.types import list_of
 
 Array = npt.NDArray[Any]
+
+VALUES_AT_ONCE = 32_768
 
 
 def number_type(kind: pa.DataType) -> np.dtype[Any]:
@@ -29,13 +31,20 @@ def number_type(kind: pa.DataType) -> np.dtype[Any]:
 def buffer_view(array: pa.Array, dtype: Any) -> Array:
     """The values of a fixed-width array without nulls, `[len]`; `pyarrow.Array.to_numpy` would import pandas."""
     if pa.types.is_boolean(array.type):
-        bits = np.frombuffer(array.buffers()[1] or b"", np.uint8)
-        return np.unpackbits(bits, bitorder="little")[array.offset : array.offset + len(array)].view(np.bool_)
+        first, begin = array.offset // 8, array.offset % 8
+        bits = np.frombuffer(array.buffers()[1] or b"", np.uint8)[first : (array.offset + len(array) + 7) // 8]
+        return np.unpackbits(bits, bitorder="little")[begin : begin + len(array)].view(np.bool_)
     data = array.buffers()[1]
     if data is None:
         return np.empty(0, dtype)
     width = np.dtype(dtype).itemsize
     return np.frombuffer(data, dtype, len(array), array.offset * width)
+
+
+def everywhere(test: Callable[[Array], Array], values: Array) -> bool:
+    """Whether a test is true of every value, a cache's worth at a time: the answers of a step would go to memory."""
+    places = range(0, len(values), VALUES_AT_ONCE)
+    return all(test(values[start : start + VALUES_AT_ONCE]).all() for start in places)
 
 
 def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -198,8 +207,8 @@ def nested_column(values: Array, lengths: Array, element: pa.DataType) -> pa.Arr
 
 def codes(column: pa.ChunkedArray | pa.Array) -> Array:
     """`[B]` int64 the same number for equal values, in order of first appearance."""
-    seen: dict[Any, int] = {}
-    return np.array([seen.setdefault(value, len(seen)) for value in column.to_pylist()], np.int64)
+    encoded = one_chunk(column).dictionary_encode(null_encoding="encode")
+    return filled(encoded.indices).astype(np.int64)
 
 
 def with_column(rows: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
@@ -208,3 +217,19 @@ def with_column(rows: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -
     if index < 0:
         return rows.append_column(name, column)
     return rows.set_column(index, name, column)
+
+
+def filtered_lists(column: pa.ChunkedArray | pa.Array, keep_N: Array) -> pa.Array:
+    """The column with some items of its lists alone; a null list stays null.
+
+    Args:
+        column: lists, of whatever.
+        keep_N: which items stay, over the items of all lists behind one another.
+    """
+    array = one_chunk(column)
+    kept_N = np.concatenate([[0], np.cumsum(keep_N)])
+    places_B = np.concatenate([[0], np.cumsum(row_lengths(array))])
+    items = list_items(array).filter(row_column(keep_N, pa.bool_()))
+    bitmap = pa.py_buffer(np.packbits(~null_rows(array), bitorder="little")) if array.null_count else None
+    buffers = [bitmap, _offsets(np.diff(kept_N[places_B]))]
+    return pa.Array.from_buffers(pa.list_(array.type.value_field), len(array), buffers, children=[items])

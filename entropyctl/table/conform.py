@@ -10,6 +10,7 @@ import pyarrow as pa
 from entropyctl.errors import InputError
 from entropyctl.table.columns import (
     codes,
+    everywhere,
     filled,
     list_items,
     null_rows,
@@ -106,12 +107,16 @@ def check_values(rows: pa.Table, needs: Sequence[str], path: str, table: str | N
             continue
         values = list_items(array) if is_list(field.type) else array
         number_N = filled(values)
-        bad_N = np.isnan(number_N) if not needed else ~np.isfinite(number_N)
-        if bad_N.any():
-            at = int(np.flatnonzero(bad_N)[0])
+        good = np.isfinite if needed else _is_number
+        if not everywhere(good, number_N):
+            at = int(np.flatnonzero(~good(number_N))[0])
             row = int(row_of_token(row_lengths(array))[at]) if is_list(field.type) else at
             found = f"'{field.name}' holds {number_N[at]}"
             raise InputError(f"{path}: row {row_name(rows, row)}: {found}; write null for what is unknown")
+
+
+def _is_number(values: np.ndarray) -> np.ndarray:
+    return np.asarray(~np.isnan(values))
 
 
 def check_nulls_in_lists(rows: pa.Table, path: str, table: str | None = None) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from entropyctl.table.columns import Array, buffer_view, list_items, list_lengths, null_rows
+from entropyctl.table.columns import VALUES_AT_ONCE, Array, filled, list_items, list_lengths, null_rows
 
 
 class ColumnDigest:
@@ -58,9 +58,9 @@ class ColumnDigest:
             self._add(f"{path}#", _list_lengths(array, nulls))
             self._feed(f"{path}[]", list_items(array))
         elif pa.types.is_boolean(kind):
-            values = buffer_view(array, np.bool_).copy()
-            values[nulls] = False
-            self._add(path, values.tobytes())
+            for start in range(0, len(array), VALUES_AT_ONCE):
+                part = array.slice(start, VALUES_AT_ONCE)
+                self._add(path, filled(part, False))
         elif _has_width(kind):
             self._add(path, _fixed_width_bytes(array, nulls))
         elif not pa.types.is_null(kind):
@@ -82,8 +82,9 @@ class ColumnDigest:
 
 def _offsets(array: pa.Array) -> Array:
     """`[len + 1]` int64 where each string's bytes begin."""
-    width = "<i4" if array.type in (pa.string(), pa.binary()) else "<i8"
-    return np.frombuffer(array.buffers()[1], width)[array.offset : array.offset + len(array) + 1].astype("<i8")
+    kind = np.dtype("<i4" if array.type in (pa.string(), pa.binary()) else "<i8")
+    # By their number: of a damaged stream the buffer may be longer, and not by whole offsets.
+    return np.frombuffer(array.buffers()[1], kind, len(array) + 1, array.offset * kind.itemsize).astype("<i8")
 
 
 def _plain(array: pa.Array) -> pa.Array:

@@ -75,8 +75,8 @@ class Overlay:
         return self._aligned(rows, own)
 
     def _aligned(self, rows: pa.Table, own: pa.Table) -> pa.Table:
-        index = {key: i for i, key in enumerate(_keys(own))}
-        keys = _keys(rows)
+        index = {key: i for i, key in enumerate(keys_of(own))}
+        keys = keys_of(rows)
         check_keys(own, self.path)
         extra = set(index).difference(keys)
         if extra and not narrowed(self._base):
@@ -129,6 +129,7 @@ class Overlay:
             raise MismatchError(f"{self.path}: has a step {left[0]} that is not in the first input")
 
 
-def _keys(rows: pa.Table) -> list[tuple[Any, Any, Any]]:
+def keys_of(rows: pa.Table) -> list[tuple[Any, Any, Any]]:
+    """The key of each row."""
     step, prompt_id, sample = (rows[k].to_pylist() for k in KEY)
     return list(zip(step, prompt_id, sample, strict=True))

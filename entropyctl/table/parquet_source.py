@@ -33,7 +33,7 @@ class GroupedFile(Protocol):
     def schema(self) -> pa.Schema: ...
     @property
     def groups(self) -> int: ...
-    def row_group(self, index: int, columns: list[str]) -> pa.Table: ...
+    def row_groups(self, indices: Sequence[int], columns: list[str]) -> pa.Table: ...
     def one_step(self, index: int) -> int | None: ...
     def close(self) -> None: ...
 
@@ -61,17 +61,17 @@ class ParquetFile:
         """How many row groups there are."""
         return int(self._metadata.num_row_groups)
 
-    def row_group(self, index: int, columns: list[str]) -> pa.Table:
-        """One row group.
+    def row_groups(self, indices: Sequence[int], columns: list[str]) -> pa.Table:
+        """The rows of some row groups, each column in one piece.
 
         Raises:
             InputError: the bytes are damaged.
         """
         try:
             if self._file is not None:
-                return _read(self._file, index, columns)
+                return _read(self._file, indices, columns)
             with _parquet_file(self.path, open_input(self.path), self._metadata) as file:
-                return _read(file, index, columns)
+                return _read(file, indices, columns)
         except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
             raise damaged(self.path, error) from None
 
@@ -93,8 +93,8 @@ class ParquetFile:
             self._file = None
 
 
-def _read(file: pq.ParquetFile, index: int, columns: list[str]) -> pa.Table:
-    rows = file.read_row_group(index, columns=columns, use_threads=False).replace_schema_metadata(None)
+def _read(file: pq.ParquetFile, indices: Sequence[int], columns: list[str]) -> pa.Table:
+    rows = file.read_row_groups(list(indices), columns=columns, use_threads=False).replace_schema_metadata(None)
     rows.validate(full=True)
     return rows
 
@@ -155,12 +155,12 @@ def open_parquet(path: str, *, keep_open: bool = True) -> ParquetFile:
     return opened
 
 
-@dataclass(frozen=True)
+@dataclass
 class Piece:
-    """A row group that holds rows of a step, alone (`whole`) or among others."""
+    """Row groups of a file that hold rows of a step: all that hold nothing else (`whole`), or one with others' too."""
 
     file: int
-    group: int
+    groups: list[int]
     whole: bool
 
 
@@ -195,7 +195,7 @@ class ParquetSource:
         if number not in self._plan:
             return None
         tables = [self._piece(piece, number) for piece in self._plan[number]]
-        if len(tables) == 1:
+        if len(tables) == 1 and all(column.num_chunks <= 1 for column in tables[0].columns):
             return tables[0]
         try:
             # As one piece, once: every look at a column would put its pieces together again.
@@ -207,23 +207,23 @@ class ParquetSource:
 
     def _piece(self, piece: Piece, number: int) -> pa.Table:
         if piece.whole:
-            rows = self._group(piece, self.columns)
+            rows = self._groups(piece, self.columns)
             if "step" in rows.column_names and not (row_values(_int64(rows["step"])) == number).all():
                 raise damaged(self.files[piece.file].path, f"rows of other steps where step {number} should be")
             return rows
         held = self._mixed.get(piece.file)
-        if held is None or held[0] != piece.group:
-            held = (piece.group, self._group(piece, list(dict.fromkeys([*self.columns, "step"]))))
+        if held is None or held[0] != piece.groups[0]:
+            held = (piece.groups[0], self._groups(piece, list(dict.fromkeys([*self.columns, "step"]))))
             self._mixed[piece.file] = held
         rows = held[1]
         here = row_column(row_values(_int64(rows["step"])) == number, pa.bool_())
         return rows.filter(here).select(self.columns)
 
-    def _group(self, piece: Piece, columns: list[str]) -> pa.Table:
-        rows = self.files[piece.file].row_group(piece.group, columns)
-        if piece.group not in self._read[piece.file][-1:]:
+    def _groups(self, piece: Piece, columns: list[str]) -> pa.Table:
+        rows = self.files[piece.file].row_groups(piece.groups, columns)
+        if piece.groups != self._read[piece.file][-len(piece.groups) :]:
             self._digests[piece.file].update(rows.select(self.columns))
-            self._read[piece.file].append(piece.group)
+            self._read[piece.file] += piece.groups
         return rows
 
     def steps(self) -> Iterator[tuple[int, pa.Table]]:
@@ -254,7 +254,7 @@ class ParquetSource:
         """Steps that do not ascend, or that were skipped: the file is read once more, in its own order."""
         digest = TableDigest()
         for group in range(file.groups):
-            digest.update(file.row_group(group, self.columns))
+            digest.update(file.row_groups([group], self.columns))
         return digest
 
     def close(self) -> None:
@@ -274,7 +274,11 @@ def _plan(files: Sequence[GroupedFile]) -> dict[int, list[Piece]]:
         for group in range(file.groups):
             steps = _steps_of_group(file, group)
             for number in steps:
-                plan.setdefault(number, []).append(Piece(index, group, whole=len(steps) == 1))
+                pieces = plan.setdefault(number, [])
+                if len(steps) == 1 and pieces and pieces[-1].whole and pieces[-1].file == index:
+                    pieces[-1].groups.append(group)  # read at once, they need not be put together
+                else:
+                    pieces.append(Piece(index, [group], whole=len(steps) == 1))
     return plan if len(files) == 1 else dict(sorted(plan.items()))
 
 
@@ -284,7 +288,7 @@ def _steps_of_group(file: GroupedFile, group: int) -> list[int]:
     known = file.one_step(group)
     if known is not None:
         return [known]
-    steps = file.row_group(group, ["step"])["step"]
+    steps = file.row_groups([group], ["step"])["step"]
     if steps.null_count:
         raise InputError(f"{file.path}: column 'step' has nulls; give every row its step")
     try:

@@ -33,7 +33,7 @@ def groups(entry: Input) -> Iterator[pa.Table]:
     for file in entry.reader.files:
         digest = TableDigest()
         for index in range(file.groups):
-            rows = file.row_group(index, entry.schema.names)
+            rows = file.row_groups([index], entry.schema.names)
             digest.update(rows)
             yield rows
         expected = file.end.get("columns")

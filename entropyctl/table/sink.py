@@ -20,7 +20,7 @@ from entropyctl.ending import ReaderGone, pipes_unwatched
 from entropyctl.errors import EntropyctlError, UsageError
 from entropyctl.table.activity import Activity
 from entropyctl.table.atomic import AtomicFile
-from entropyctl.table.columns import buffer_view, list_items, number_type, one_chunk
+from entropyctl.table.columns import buffer_view, everywhere, list_items, number_type, one_chunk
 from entropyctl.table.conform import check_lengths
 from entropyctl.table.header import Context, Header, Record, changed_fact, facts_since, with_facts, without
 from entropyctl.table.parquet_sink import ParquetSink
@@ -253,5 +253,5 @@ def _refuse_nan(rows: pa.Table, stage: str, table: str) -> None:
             continue
         array = one_chunk(rows[field.name])
         values = list_items(array) if is_list(field.type) else array.drop_null()
-        if np.isnan(buffer_view(values, number_type(leaf))).any():
+        if not everywhere(lambda part: ~np.isnan(part), buffer_view(values, number_type(leaf))):
             raise EntropyctlError(f"{stage}: computed NaN in column '{field.name}'; this is a bug, please report it")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
 
@@ -80,9 +81,12 @@ def open_argument(
     Raises:
         InputError: it is missing or damaged.
         MismatchError: the files of a directory do not belong together.
+        UsageError: standard input is a terminal.
     """
     mismatches = [] if mismatches is None else mismatches
     if path == "-":
+        if stdin is None and sys.stdin.isatty():
+            raise UsageError("no input; name a file, or pipe the stage before this one into it")
         stream = StreamSource(stdin or sys.stdin.buffer, "standard input")
         return Input("-", stream, stream.schema)
     paths = expand(path)
@@ -101,10 +105,16 @@ def open_argument(
     return _input_of_files(path, files, allow, mismatches)
 
 
+@cache
+def _say_foreign(path: str) -> None:
+    """Once, however often a command opens a file."""
+    notice(f"{path}: written by another program; its history starts as unknown")
+
+
 def _input_of_files(path: str, files: Sequence[GroupedFile], allow: tuple[str, ...], mismatches: list[Record]) -> Input:
     for file in files:
         if file.header is None:
-            notice(f"{file.path}: written by another program; its history starts as unknown")
+            _say_foreign(file.path)
     schema = common_schema(files)
     return Input(path, ParquetSource(files, []), schema, _header_of_files(files, allow, mismatches))
 
@@ -158,7 +168,7 @@ class Source:
         """
         if list(paths).count("-") > 1:
             raise UsageError("only one input can be standard input; write the other to a file")
-        if not paths or (list(paths) == ["-"] and stdin is None and sys.stdin.isatty()):
+        if not paths:
             raise UsageError("no input; name a file, or pipe the stage before this one into it")
         self.allow_mismatch, self._overlap = allow_mismatch, overlap
         self._stop: Callable[[], None] = lambda: None
@@ -175,10 +185,27 @@ class Source:
         self._needs = tuple(needs)
         self._owner = self._owners()
         check_needs(self.path, list(self._owner), needs)
-        self.columns = [n for n in self._owner if columns is None or n in columns or n in KEY or n in needs]
+        self.keep(columns)
+
+    def keep(self, columns: Sequence[str] | None) -> None:
+        """Read these columns, beside the key and those that are needed, and no others; before the first step is read.
+
+        Args:
+            columns: their names; None is all.
+
+        Raises:
+            InputError: one of them has a type that cannot mean what the contract says.
+        """
+        kept = (*(self._owner if columns is None else columns), *KEY, *self._needs)
+        self.columns = [name for name in self._owner if name in kept]
         self._project()
         fields = [conform(self._field(name), self.path, self.table) for name in self.columns]
         self.schema = pa.schema(fields)
+
+    @property
+    def available(self) -> pa.Schema:
+        """Every column that the inputs have, read or not, with the type that it has there."""
+        return pa.schema([self._field(name) for name in self._owner])
 
     def _learn(self) -> None:
         """Take over what the inputs know of their context by now; a stream learns with every step.

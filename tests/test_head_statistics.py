@@ -142,6 +142,27 @@ def test_gradients_of_sixteen_bit_weights_are_summed_in_float32(
         torch.testing.assert_close(ours.double(), true, atol=1e-5 * float(true.abs().max()), rtol=2**-8)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_later_passes_add_to_the_gradient_of_the_weights_in_place(passes: str, threads: int) -> None:
+    """A hook of the weights is given a matrix by the first backward pass, and by none that follows."""
+    heads = [make_head(2500, 16, bias=True) for _ in range(2)]
+    before, seen = torch.get_num_threads(), []
+    heads[0].linear.weight.register_hook(lambda gradient: seen.append(gradient is not None))
+    torch.set_num_threads(threads)
+    try:
+        for seed in range(3):
+            hidden = torch.randn(1100, 16, generator=torch.Generator().manual_seed(seed))
+            tokens = torch.arange(1100) * (331 + seed) % 2500
+            for head, accumulates in zip(heads, (True, False), strict=True):
+                token_logprobs(hidden, head, tokens, 0.7, accumulates=accumulates).sum().backward()
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [True, False, False]
+    for name in ("weight", "bias"):
+        ours, theirs = (getattr(head.linear, name).grad for head in heads)
+        torch.testing.assert_close(ours, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=0)
+
+
 def test_padding_behind_the_vocabulary_has_no_probability_and_no_gradient(passes: str) -> None:
     """As in vLLM, whose layers are padded in memory; whatever stands there."""
     whole = make_head(2500, 16, bias=True)

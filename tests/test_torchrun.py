@@ -220,7 +220,8 @@ def test_two_processes_then_one_are_one_then_one(cli: Cli, table: Path) -> None:
     other = ("--publish", "--lr", "1e-4")
     for name in ("team", "alone"):
         new_policy(table, name)
-    words = ("update", "--policy", "team", "--metrics", "team/metrics", *other, "--json")
+    (table / "log.toml").write_text('[update]\nlog = ["tensorboard:events"]\n')  # --log is torchrun's own
+    words = ("update", "--policy", "team", "--metrics", "team/metrics", *other, "--json", "--config", "log.toml")
     (table / "stream").write_bytes(masked_stream(table))
     with (
         open(table / "stream", "rb") as stream,
@@ -233,6 +234,7 @@ def test_two_processes_then_one_are_one_then_one(cli: Cli, table: Path) -> None:
     done = cli("update", "both", "--policy", "alone", *other, "--json", cwd=table)
     assert same_numbers(team, json.loads(done.text.splitlines()[0]))
     assert [path.name for path in (table / "team" / "metrics").iterdir()] == ["step-000001.parquet"]
+    assert len(list((table / "events" / "team").iterdir())) == 1  # of the first process
     done = cli("update", "both/m2.parquet", "--policy", "team", *other, cwd=table)
     assert done.code == 0 and "fresh optimiser" not in done.err, done
     for version in (1, 2):
@@ -373,5 +375,8 @@ def test_a_process_that_hears_no_signal_ends_all_the_same() -> None:
         [sys.executable, "-c", DEAF], env=environment(), stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "deaf\n"
+        stat = Path(f"/proc/{process.pid}/stat")
+        while stat.read_text().rpartition(") ")[2][0] != "S":  # it has said so, and is not there yet
+            time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 128 + signal.SIGTERM

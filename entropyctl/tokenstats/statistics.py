@@ -83,21 +83,35 @@ def head_statistics_and_top(
         return statistics(sums, beta), top(keys_NK, sums, beta)
 
 
-def token_logprobs(hidden_ND: Tensor, head: Head, tokens_N: Tensor, temperature: float) -> Tensor:
-    """log p of the tokens, `[N]` float32, differentiable; the backward pass makes each tile of logits again."""
-    return token_logprobs_and_entropies(hidden_ND, head, tokens_N, temperature)[0]
+def token_logprobs(
+    hidden_ND: Tensor, head: Head, tokens_N: Tensor, temperature: float, *, accumulates: bool = False
+) -> Tensor:
+    """log p of the tokens, `[N]` float32, differentiable; the backward pass makes each tile of logits again.
+
+    Args:
+        hidden_ND: last hidden states at the positions that predict the tokens.
+        head: the model's output layer.
+        tokens_N: int64.
+        temperature: of the sampling.
+        accumulates: the backward pass is `Tensor.backward`, which adds up in `grad`: where the output matrix has one
+            already, its gradient is added there at once, and memory never holds a second.
+    """
+    return token_logprobs_and_entropies(hidden_ND, head, tokens_N, temperature, accumulates=accumulates)[0]
 
 
 def token_logprobs_and_entropies(
-    hidden_ND: Tensor, head: Head, tokens_N: Tensor, temperature: float
+    hidden_ND: Tensor, head: Head, tokens_N: Tensor, temperature: float, *, accumulates: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """log p and H of the tokens, each `[N]` float32, both differentiable, as an entropy bonus needs them."""
+    """log p and H of the tokens, each `[N]` float32, both differentiable, as an entropy bonus needs them.
+
+    Args: as for `token_logprobs`.
+    """
     weight, bias, scale, cap = head.weights
     device = hidden_ND.device.type
     if device == "cuda" and torch.is_autocast_enabled(device):
         hidden_ND, weight = (one.to(torch.get_autocast_dtype(device)) for one in (hidden_ND, weight))
     apply: Any = _Statistics.apply
-    logprobs_N, entropies_N = apply(hidden_ND, weight, bias, tokens_N, 1.0 / temperature, scale, cap)
+    logprobs_N, entropies_N = apply(hidden_ND, weight, bias, tokens_N, 1.0 / temperature, scale, cap, accumulates)
     return logprobs_N, entropies_N
 
 
@@ -106,29 +120,30 @@ class _Statistics(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight: Tensor, bias: Tensor | None, *given: Any) -> tuple[Tensor, Tensor]:
-        tokens_N, beta, scale, cap = given
+        tokens_N, beta, scale, cap, accumulates = given
         with torch.autocast(hidden_ND.device.type, enabled=False):
             sums = vocabulary_sums(hidden_ND, Weights(weight, bias, scale, cap), tokens_N, beta)
         found = statistics(sums, beta)
         log_z_N = sums.sums[:, 0].log().float()
         ctx.save_for_backward(hidden_ND, weight, bias, tokens_N, sums.top, log_z_N, found.entropies)
-        ctx.scalars = beta, scale, cap
+        ctx.scalars = beta, scale, cap, accumulates
         ctx.set_materialize_grads(False)
         return found.logprobs, found.entropies
 
     @staticmethod
     def backward(ctx: Any, by_logprob_N: Tensor | None, by_entropy_N: Tensor | None) -> Any:
         hidden_ND, weight, bias, tokens_N, top_N, log_z_N, entropies_N = ctx.saved_tensors
-        beta, scale, cap = ctx.scalars
+        beta, scale, cap, accumulates = ctx.scalars
         none_N = torch.zeros_like(entropies_N)
         by_logprob_N, by_entropy_N = (
             none_N if one is None else one.float().contiguous() for one in (by_logprob_N, by_entropy_N)
         )
         given = Pull(top_N, log_z_N, entropies_N, by_logprob_N, by_entropy_N)
         weights = Weights(weight, bias, scale, cap)
+        into = weight.grad if accumulates and weight.is_leaf and weight.dtype == torch.float32 else None
         with torch.autocast(hidden_ND.device.type, enabled=False):
-            grads = vocabulary_gradients(hidden_ND, weights, tokens_N, beta, given, ctx.needs_input_grad[:3])
-        return (*grads, None, None, None, None)
+            grads = vocabulary_gradients(hidden_ND, weights, tokens_N, beta, given, ctx.needs_input_grad[:3], into)
+        return (*grads, None, None, None, None, None)
 
 
 def _tile(hidden_ND: Tensor) -> Tile:
@@ -183,7 +198,13 @@ def vocabulary_sums(
 
 
 def vocabulary_gradients(
-    hidden_ND: Tensor, weights: Weights, tokens_N: Tensor, beta: float, given: Pull, needs: tuple[bool, bool, bool]
+    hidden_ND: Tensor,
+    weights: Weights,
+    tokens_N: Tensor,
+    beta: float,
+    given: Pull,
+    needs: tuple[bool, bool, bool],
+    into: Tensor | None = None,
 ) -> list[Tensor | None]:
     """The gradients at hidden states, weight and bias; each None where it is not needed.
 
@@ -194,6 +215,7 @@ def vocabulary_gradients(
         beta: 1 / temperature.
         given: of the tokens.
         needs: which of the three.
+        into: float32, to which that at the weight is added, and is None then.
     """
     device, count, vocabulary = hidden_ND.device, len(tokens_N), weights.weight.shape[0]
     pieces = min(torch.get_num_threads(), -(-vocabulary // _tile(hidden_ND).columns)) if device.type == "cpu" else 1
@@ -204,7 +226,7 @@ def vocabulary_gradients(
     at_once = max(SHARES // (hidden_ND.shape[1] * pieces), 64) if pieces > 1 else max(count, 1)
     # All tokens at once add up a tile of it in float32, which need not be kept then.
     kind = weights.weight.dtype if count <= at_once else torch.float32
-    by_weight = torch.zeros_like(weights.weight, dtype=kind) if needs[1] else None
+    by_weight = (torch.zeros_like(weights.weight, dtype=kind) if into is None else into) if needs[1] else None
     for start in range(0, count, at_once):
         rows = slice(start, start + at_once)
         shares: list[Tensor | None] = [None] * pieces
@@ -216,7 +238,7 @@ def vocabulary_gradients(
         for share in shares[1:]:
             if by_hidden is not None and share is not None:
                 by_hidden[rows] += share
-    found = [by_hidden, by_weight, by_bias]
+    found = [by_hidden, by_weight if into is None else None, by_bias]
     inputs = [hidden_ND, weights.weight, weights.bias]
     return [None if a is None or b is None else a.to(b.dtype) for a, b in zip(found, inputs, strict=True)]
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from entropyctl.inputs import inputs, is_per_token, needs, optional
-from entropyctl.masks._apply import laid_on
+from entropyctl.masks._laid import laid_on
 from entropyctl.table.columns import row_lengths
 from entropyctl.table.columns import row_of_token as rows_of_tokens
 

@@ -12,7 +12,7 @@ from entropyctl import registry
 from entropyctl.errors import UsageError
 from entropyctl.inputs import GIVEN
 from entropyctl.masks import Compiled
-from entropyctl.masks._apply import Laid, lay
+from entropyctl.masks._laid import Laid, lay
 from entropyctl.table import Source
 from entropyctl.table.source import check_needs
 from entropyctl.tokenstats import SplitModel

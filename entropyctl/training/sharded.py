@@ -20,6 +20,7 @@ from entropyctl.errors import UsageError
 from entropyctl.policy.checkpoint import parse_device, parse_dtype
 from entropyctl.policy.probe import Probe, compute_probe
 from entropyctl.tokenstats import SplitModel, forward_batches, score_sequences
+from entropyctl.training.heap import bound_holes, keep_freed
 from entropyctl.training.processes import Team
 from entropyctl.training.recipe import Recipe
 
@@ -62,7 +63,10 @@ def spread(load: Callable[[torch.device], SplitModel], place: Place, team: Team)
     """
     if place.offload and team.size == 1:
         raise UsageError("--offload: is FSDP's; start two processes or more with torchrun, or leave it out")
+    keep_freed()
     split = load(parse_device(place.device) if team.size == 1 else torch.device("cpu"))
+    if (split.device if team.size == 1 else team.device).type == "cpu":
+        bound_holes(_blocks(split.body))
     if place.checkpoint_activations:
         for block in _blocks(split.body):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)

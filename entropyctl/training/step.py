@@ -150,5 +150,5 @@ def _forward(
     with torch.autocast(split.device.type, torch.bfloat16) if recipe.dtype == "bfloat16" else nullcontext():
         hidden_ND, tokens_N = response_hidden(split, sequences, places)
         if recipe.bonus is None:
-            return token_logprobs(hidden_ND, split.head, tokens_N, recipe.temperature), None
-        return token_logprobs_and_entropies(hidden_ND, split.head, tokens_N, recipe.temperature)
+            return token_logprobs(hidden_ND, split.head, tokens_N, recipe.temperature, accumulates=True), None
+        return token_logprobs_and_entropies(hidden_ND, split.head, tokens_N, recipe.temperature, accumulates=True)

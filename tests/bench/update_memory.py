@@ -6,8 +6,9 @@ Must: weights, gradients and AdamW's two moments in float32, and what autograd s
 own hooks, each storage once). Used: the most that a process of its own had in memory during two steps, less what it had
 before the model was there. The model is that of whole_model.py, of 16 texts of 16 to 512 tokens.
 
-glibc keeps what was freed in pieces between what lives on, so each budget is run twice: as it is, and with blocks above
-a megabyte given back to the system at once, MALLOC_MMAP_THRESHOLD_=1000000, which costs time: both are shown.
+glibc keeps what was freed in pieces between what lives on. So each budget is run as `update` is, with these holes
+bounded; as glibc has it by itself; and with blocks above a megabyte given back to the system at once, by its own
+setting MALLOC_MMAP_THRESHOLD_=1000000. The seconds are of one step, CPU time of one thread.
 """
 
 from __future__ import annotations
@@ -26,18 +27,30 @@ from entropyctl.objectives import ppo
 from entropyctl.tokenstats import forward_batches, response_hidden, split_model, token_logprobs
 from entropyctl.training import Batch, Recipe, train_step
 from entropyctl.training.optimizer import Optimization, Optimizer
+from entropyctl.training.processes import ALONE
+from entropyctl.training.sharded import Place, spread
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.bench.head_statistics import memory
 from tests.bench.whole_model import model_of_shape, texts
 
 MIB = 2**20
+WAYS: dict[str, dict[str, str]] = {
+    "bounded": {},
+    "glibc's own": {},
+    "MALLOC_MMAP_THRESHOLD_=1000000": {"MALLOC_MMAP_THRESHOLD_": "1000000"},
+}
 
 
-def measure(budget: int) -> None:
+def measure(budget: int, *, bounded: bool) -> None:
     """Print what must be held and what was, in MiB."""
     torch.set_num_threads(1)
     batch = texts(16)
     before = memory("VmRSS")
-    split = split_model(model_of_shape())
+    if bounded:
+        split = spread(lambda device: split_model(model_of_shape()), Place("cpu"), ALONE)
+    else:
+        split = split_model(model_of_shape())
     count = sum(parameter.numel() for parameter in split.model.parameters())
     lengths = np.array([len(response) for _, response in batch])
     tokens = int(lengths.sum())
@@ -69,21 +82,25 @@ def measure(budget: int) -> None:
     state, activations = 16 * count / MIB, sum(saved.values()) / MIB
     del kept
     print(
-        f"{budget} tokens a pass: weights, gradients, moments {state:.0f} + activations {activations:.0f} "
-        f"= {state + activations:.0f} MiB; used {used:.0f}: {used - state - activations:+.0f} MiB; {min(seconds):.1f} s"
+        f"weights, gradients, moments {state:.0f} + activations {activations:.0f} = {state + activations:.0f} MiB; "
+        f"used {used:.0f}: {used - state - activations:+.0f} MiB; {min(seconds):.1f} s"
     )
 
 
 def main() -> None:
-    """Each budget in a process of its own."""
+    """Each way with each budget in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--token-budget", type=int, nargs="+", default=[1024, 2048])
-    for budget in parser.parse_args().token_budget:
-        code = f"from tests.bench.update_memory import measure; measure({budget})"
-        for way in ({}, {"MALLOC_MMAP_THRESHOLD_": "1000000"}):
-            print(" ".join(f"{name}={value}" for name, value in way.items()) or "as it is", end=": ", flush=True)
-            root = Path(__file__).parents[2]
-            subprocess.run([sys.executable, "-c", code], cwd=root, env=os.environ | way, check=True)
+    parser.add_argument("--rounds", type=int, default=1)
+    options = parser.parse_args()
+    for _ in range(options.rounds):
+        for budget in options.token_budget:
+            for way, environment in WAYS.items():
+                print(f"{budget} tokens a pass, {way}", end=": ", flush=True)
+                code = "from tests.bench.update_memory import measure; "
+                code += f"measure({budget}, bounded={way == 'bounded'})"
+                root = Path(__file__).parents[2]
+                subprocess.run([sys.executable, "-c", code], cwd=root, env=os.environ | environment, check=True)
 
 
 if __name__ == "__main__":

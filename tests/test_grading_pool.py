@@ -267,7 +267,9 @@ def test_equal_responses_are_graded_once_by_a_pure_grader_and_each_time_by_a_fun
     with grader("return 1.0") as pool:
         pool.grade(inputs("a", "a", "b", "a"))
     pytest.importorskip("math_verify")
-    same = [GradeInput(r"\boxed{0.5}", answer) for answer in ("1/2", "1/2", "1/4", "1/2")]
+    same = [GradeInput(r"\boxed{\sqrt{8}}", answer) for answer in (r"2\sqrt{2}", r"2\sqrt{2}", r"3\sqrt{2}")]
+    # What led to the answer does not decide, nor what else is known of the problem.
+    same.append(GradeInput(r"It is \boxed{\sqrt 2}, no: \boxed{\sqrt{8}}.", r"2\sqrt{2}", "aime", {"index": 3}))
     with Grader("math", workers=1) as maths:
         assert [grade.outcome for grade in maths.grade(same)] == ["correct", "correct", "wrong", "correct"]
     assert asked == [4, 2]

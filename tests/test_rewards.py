@@ -112,10 +112,14 @@ def test_math(maths, response, answer, outcome, predicted):
         ("", "12", Grade(0.0, UNPARSABLE, None)),
         (r"\boxed{x^2}", "x*x", None),
         ("It is 12.", "12", None),
-        (r"\boxed{7.0}", "7", None),
+        (r"\boxed{7.0}", "7", Grade(1.0, CORRECT, "7.0")),
+        (r"\boxed{\frac{1}{2}}", "0.51", Grade(0.0, WRONG, r"\frac{1}{2}")),
+        (r"\boxed{(1, 3)}", "(1, 2)", Grade(0.0, WRONG, "(1, 3)")),
+        (r"\boxed{0.333333}", "1/3", None),
+        ("7.0", "7", None),
     ],
 )
-def test_math_decides_the_same_text_and_integers_without_algebra(response, answer, grade):
+def test_math_decides_the_same_text_and_plain_numbers_without_algebra(response, answer, grade):
     assert quick(response, answer) == grade
 
 

@@ -9,6 +9,7 @@ follows the colon in `--reward NAME:...`. Beside it the file may hold
 
     prepare()   imports what is heavy; called once in each worker, before any clock runs (with the keyword parameter)
     quick(...)  decides easy cases in the calling process, in time linear in the text; None leaves them to a worker
+    decisive(response)  as much of a response as the verdict depends on, so that more of them are graded as one
 
 An exception in a grader is the outcome `error` of that response alone; an `InputError` says that the input itself
 is at fault, and ends the batch.

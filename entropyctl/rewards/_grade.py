@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Literal, NamedTuple
 
 Outcome = Literal["correct", "wrong", "unparsable", "timeout", "error"]
@@ -28,13 +27,6 @@ class GradeInput(NamedTuple):
     data_source: str | None = None
     extra: dict[str, Any] = {}  # noqa: RUF012 - a NamedTuple's default, never written to
     name: str = ""
-
-    def request(self) -> str:
-        """The grader's parameters as one line of JSON; equal for inputs that cannot be told apart."""
-        return json.dumps(dict(zip(COLUMNS, self, strict=False)), sort_keys=True)
-
-
-COLUMNS = ("response", "answer", "data_source", "extra")
 
 
 class Grade(NamedTuple):

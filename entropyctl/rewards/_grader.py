@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -49,7 +51,8 @@ class Grader:
     def grade(self, items: Sequence[GradeInput]) -> list[Grade]:
         """The grades of all responses, in their order; an empty list when the grader is `none`.
 
-        Equal responses to equal problems are graded once, except by a `python:` function, which may not be pure.
+        Responses that the grader cannot tell apart are graded once, except by a `python:` function, which need not be
+        pure.
 
         Raises:
             InputError: a problem lacks what the grader needs; names the row.
@@ -64,7 +67,7 @@ class Grader:
             if grades[index] is None:
                 jobs.setdefault(self._identity(item, index), []).append(index)
         firsts = [items[rows[0]] for rows in jobs.values()]
-        replies = self._pool.run([item.request for item in firsts])
+        replies = self._pool.run([partial(self._request, item) for item in firsts])
         for rows, reply, item in zip(jobs.values(), replies, firsts, strict=True):
             grade = self._grade_of(reply, item)
             for index in rows:
@@ -93,7 +96,14 @@ class Grader:
         return None if grade is None else shortened(grade)
 
     def _identity(self, item: GradeInput, index: int) -> bytes | int:
-        return index if self.spec.startswith("python:") else xxhash.xxh3_128_digest(item.request().encode())
+        return index if self.spec.startswith("python:") else xxhash.xxh3_128_digest(self._request(item).encode())
+
+    def _request(self, item: GradeInput) -> str:
+        """What the grader reads of an input, as one line of JSON; equal for inputs that it cannot tell apart."""
+        given = {name: getattr(item, name) for name in self._loaded.reads}
+        if self._loaded.decisive:
+            given["response"] = self._loaded.decisive(item.response)
+        return json.dumps(given, sort_keys=True)
 
     def _grade_of(self, reply: Reply, item: GradeInput) -> Grade:
         if "stop" in reply:

@@ -18,6 +18,8 @@ class Loaded(NamedTuple):
     grade: Callable[[Mapping[str, Any]], Grade | None]
     prepare: Callable[[], None] | None
     quick: Callable[[Mapping[str, Any]], Grade | None] | None
+    decisive: Callable[[str], str] | None
+    reads: tuple[str, ...]  # of the inputs
 
 
 def load(spec: str) -> Loaded:
@@ -35,6 +37,8 @@ def load(spec: str) -> Loaded:
         _by_name(partial(function, **given), function),
         partial(prepare, **given) if prepare else None,
         _by_name(quick, quick) if quick else None,
+        getattr(beside, "decisive", None),
+        tuple(registry.inputs_of(function)),
     )
 
 

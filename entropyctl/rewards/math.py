@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import lru_cache
 from math import log10
+from typing import Any
 
 from entropyctl.errors import UsageError
 from entropyctl.rewards._answers import last_box, marked_answer, reference
 from entropyctl.rewards._evaluation import nothing_evaluated
 from entropyctl.rewards._grade import UNPARSABLE, Grade, graded
+from entropyctl.rewards._plain import equal, plain
 
 # Longest answer that is parsed, and the end of a response without marks in which one is looked for, in characters.
 LONGEST = 2000
@@ -47,15 +50,14 @@ def math(response: str, answer: str | None) -> Grade:
     from math_verify import parse, verify
 
     wanted = reference(answer)
-    found = marked_answer(response)
-    text = _boxed(found) if found is not None else response[-LONGEST:]
+    found, text = marked_answer(response), decisive(response)
     if _explodes(text) and not _explodes(wanted):
         return UNPARSABLE
     with nothing_evaluated():
         predicted = parse(text, parsing_timeout=None)
         if not predicted:
             return UNPARSABLE
-        gold = parse(_boxed(wanted), parsing_timeout=None)
+        gold = _parsed(_boxed(wanted))
         if not gold:
             raise ValueError("math-verify cannot read the reference answer")
         # The second entry is the text that the first was parsed from.
@@ -63,8 +65,16 @@ def math(response: str, answer: str | None) -> Grade:
         return graded(verify(gold, predicted, timeout_seconds=None), shown)
 
 
+@lru_cache(maxsize=1024)
+def _parsed(wanted: str) -> list[Any]:
+    """A reference answer by math-verify; a problem's responses are graded one after the other."""
+    from math_verify import parse
+
+    return list(parse(wanted, parsing_timeout=None))
+
+
 def quick(response: str, answer: str | None) -> Grade | None:
-    """The cases that need no algebra: no answer, the same text, or two integers."""
+    """The cases that need no algebra: no answer, the same text, or two plain numbers or tuples of them."""
     wanted = reference(answer)
     marked = marked_answer(response)
     found = response.strip() if marked is None else marked
@@ -74,7 +84,16 @@ def quick(response: str, answer: str | None) -> Grade | None:
         return graded(True, found)
     if _INTEGER.fullmatch(found) and _INTEGER.fullmatch(wanted):
         return graded(int(found) == int(wanted), found)
+    if marked is not None and (gold := plain(wanted)) is not None and (read := plain(found)) is not None:
+        verdict = equal(gold, read)
+        return None if verdict is None else graded(verdict, found)
     return UNPARSABLE if marked is not None and len(marked) > LONGEST else None
+
+
+def decisive(response: str) -> str:
+    """As much of a response as the verdict depends on: what is marked, else the end that is searched for an answer."""
+    found = marked_answer(response)
+    return _boxed(found) if found is not None else response[-LONGEST:]
 
 
 def _explodes(text: str) -> bool:

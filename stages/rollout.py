@@ -122,7 +122,7 @@ def rollout(
     spread = commands.on_ray(runner, actors)
     from contextlib import ExitStack, closing
 
-    from entropyctl.engines import Journal, Sampling, default_engine, rollout_context, rollout_step
+    from entropyctl.engines import Journal, Sampling, default_engine, has_room_beside, rollout_context, rollout_step
     from entropyctl.policy import find_policy
     from entropyctl.policy.holding import held
     from entropyctl.policy.waiting import check_somebody_reads, resident_steps, version_for_step
@@ -169,9 +169,8 @@ def rollout(
     context = rollout_context(found, sampling)
     inputs = [{"path": source, "digest": prompts_digest(problems)}]
     asked = {name: value for name, value in arguments.items() if name != "url"}
-    journal = (
-        None if output in (None, "-") else Journal(str(output), (found.digest, sampling, seed, engine, dtype, asked))
-    )
+    journaled = (found.digest, sampling, seed, engine, dtype, asked)
+    journal = Journal(str(output), journaled) if has_room_beside(output) else None
     if journal is not None and len(journal):
         announce(f"rollout: goes on after {len(journal)} finished responses in {journal.path}")
     totals = {"rows": 0, "tokens": 0, "truncated": 0}

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from entropyctl.errors import InputError
-from entropyctl.laws.evaluate import evaluate, summarise
+from entropyctl.laws.evaluate import evaluate
+from entropyctl.laws.summary import summarise
 from entropyctl.table.rows import read_rows
 
 from .conftest import Cli, scored_rows, write_scored
@@ -68,7 +70,9 @@ def test_means_over_problems() -> None:
     assert pooled["pass@k"]["4"]["mean"] == pytest.approx((0.5 + 0.9857142857) / 2)
     assert list(pooled["pass@k"]) == ["1", "4"]
     assert pooled["avg@n"]["mean"] == pytest.approx(0.3125)
-    assert pooled["maj@n"]["mean"] == 0.25
+    # Over all subsets of four: a is right in 11 of 70, ties shared, and b in half of them.
+    assert pooled["cons@k"]["1"]["mean"] == pytest.approx(0.3125)
+    assert pooled["cons@k"]["4"]["mean"] == pytest.approx((11 / 70 + 1 / 2) / 2)
     assert (pooled["problems"], pooled["responses"], pooled["n"]) == (2, 16, 8)
     assert (pooled["truncated"], pooled["entropy"], pooled["tokens"]) == (2 / 16, 1.0, 32)
     assert (pooled["unparsable"], pooled["timeout"], pooled["error"]) == (1, 1, 1)
@@ -80,8 +84,27 @@ def test_the_interval_is_students_over_problems_and_stays_within_0_and_1() -> No
     assert average["low"] == 0.0 and average["high"] == 1.0
     half = summarise(evaluate([graded()]), confidence=0.5)["pooled"]["avg@n"]  # t = 1 exactly
     assert half["high"] - half["mean"] == pytest.approx(0.2651650 / 2**0.5)
-    only_a = graded().slice(0, 8)
-    assert summarise(evaluate([only_a]))["pooled"]["avg@n"] == {"mean": 0.125, "low": None, "high": None}
+
+
+def test_the_interval_of_other_samples_holds_the_problems_fixed() -> None:
+    # The variances of c/8 for p = 1.5/9 and 4.5/9: 0.0173611 and 0.03125; of their mean over 2 problems 0.0121528.
+    average = summarise(evaluate([graded()]))["pooled"]["avg@n"]
+    assert average["samples_high"] - average["mean"] == pytest.approx(1.959964 * 0.0121528**0.5, rel=1e-5)
+    # One problem says nothing of others, but of its own other samples.
+    only_a = summarise(evaluate([graded().slice(0, 8)]))["pooled"]["avg@n"]
+    assert (only_a["mean"], only_a["low"], only_a["high"], only_a["samples_low"]) == (0.125, None, None, 0.0)
+    assert only_a["samples_high"] == pytest.approx(0.125 + 1.959964 * 0.0173611**0.5, rel=1e-5)
+
+
+def test_problems_that_all_agree_are_not_certain() -> None:
+    # Three problems, 0 of 8 each: variance (1/18)(17/18)/8 = 0.00655864, t of two degrees of freedom 4.3026527.
+    rows = graded(outcome=["wrong"] * 16)
+    three = pa.concat_tables([rows, rows.slice(0, 8).set_column(1, "prompt_id", [["c"] * 8])])
+    average = summarise(evaluate([three]))["pooled"]["avg@n"]
+    assert average["high"] == pytest.approx(4.3026527 * (0.00655864 / 3) ** 0.5)
+    # The consensus was wrong three times of three: (1/2)/4 of the draws are taken to be right.
+    consensus = summarise(evaluate([three]))["pooled"]["cons@k"]["8"]
+    assert consensus["high"] == pytest.approx(4.3026527 * (0.125 * 0.875 / 3) ** 0.5)
 
 
 def test_every_k_up_to_n_is_reported_when_none_is_chosen() -> None:
@@ -100,12 +123,25 @@ def test_steps_of_one_policy_version_are_one_evaluation_and_versions_are_apart()
     assert [(g["policy_version"], g["n"]) for g in summary["by_policy"]] == [(0, 8), (1, 16)]
 
 
+def test_steps_of_unknown_policies_are_one_and_that_is_said() -> None:
+    said = list[str]()
+    unknown = graded().drop_columns(["policy_version"])
+    assert [row["n"] for row in evaluate([unknown, unknown], "x", said.append).to_pylist()] == [16, 16]
+    assert said == [
+        "x: 2 steps do not say which version of a policy they are of, and are counted as one policy; "
+        "evaluate the files of a step alone"
+    ]
+    evaluate([graded(), graded()], "x", said.append)
+    evaluate([unknown], "x", said.append)
+    assert len(said) == 1
+
+
 def test_several_versions_are_no_more_problems_and_pooled_means_have_no_interval() -> None:
     one, two = (summarise(evaluate(steps)) for steps in ([graded(0)], [graded(0), graded(1)]))
     assert two["pooled"]["problems"] == 2 and two["pooled"]["responses"] == 32
-    nothing = {"low": None, "high": None}
+    nothing = dict.fromkeys(("se", "low", "high", "samples_low", "samples_high"))
     assert two["pooled"]["avg@n"] == {"mean": 0.3125} | nothing
-    assert two["pooled"]["maj@n"] == {"mean": 0.25} | nothing
+    assert two["pooled"]["cons@k"] == {"8": {"mean": 0.25} | nothing}
     assert two["pooled"]["pass@k"]["1"] == {"mean": 0.3125} | nothing
     # By version nothing is lost.
     assert two["by_policy"][1] == one["by_policy"][0] | {"policy_version": 1}
@@ -122,13 +158,22 @@ def test_what_is_not_there_is_null_and_not_zero() -> None:
     row = evaluate([rows]).to_pylist()[0]
     assert (row["entropy"], row["truncated"], row["majority_correct"], row["policy_version"]) == (None, None, None, 0)
     pooled = summarise(evaluate([rows]))["pooled"]
-    assert (pooled["entropy"], pooled["truncated"], pooled["maj@n"]) == (None, None, None)
+    assert (pooled["entropy"], pooled["truncated"], pooled["cons@k"]) == (None, None, None)
+
+
+def test_a_token_of_probability_0_leaves_the_weights_of_the_answers_unknown() -> None:
+    certain = [[-1.0, -1.0]] * 15
+    kind = pa.list_(pa.float32())
+    for first, made_of in (([-1.0, -1.0], "logprobs"), ([float("-inf"), -1.0], "counts")):
+        found = evaluate([graded(logprobs=pa.array([first, *certain], kind))]).to_pylist()
+        assert [row["semantic_entropy_of"] for row in found] == [made_of] * 2
+        assert [row["semantic_entropy"] for row in found] == pytest.approx([1.7329, 0.9743], abs=1e-4)
 
 
 def test_a_problem_without_any_answer_counts_as_no_majority() -> None:
     rows = graded(predicted=[None] * 8 + PREDICTED["b"])
     assert [row["majority_correct"] for row in evaluate([rows]).to_pylist()] == [None, 0.5]
-    assert summarise(evaluate([rows]))["pooled"]["maj@n"]["mean"] == 0.25
+    assert summarise(evaluate([rows]))["pooled"]["cons@k"]["8"]["mean"] == 0.25
 
 
 @pytest.mark.parametrize("outcome", ["Correct", None, ""])
@@ -148,8 +193,9 @@ def test_the_command_prints_a_table_for_people(cli: Cli, tmp_path: Path) -> None
     ran = cli("eval", path, "-k", "1,2", "-k", "4")
     assert ran.code == 0, ran
     titles, values = (" ".join(line.split()) for line in ran.text.splitlines()[:2])
-    assert titles == "policy problems n avg@n 95 % interval pass@1 pass@2 pass@4 maj@n truncated entropy"
-    assert values == "0 2 8 0.312 0.000 to 1.000 0.312 0.518 0.743 0.250 12.5 % 1"
+    assert titles == "policy problems n avg@n 95 % interval pass@1 pass@2 pass@4 cons@1 cons@2 cons@4 truncated entropy"
+    assert values == "0 2 8 0.312 0.000 to 1.000 0.312 0.518 0.743 0.312 0.339 0.329 12.5 % 1"
+    assert "problems solved: never 0, sometimes 2 (0 0900090000 1), always 0" in ran.text
     assert "not graded, counted as not correct: unparsable 1, timeout 1, error 1" in ran.text
     assert ran.err == ""
     assert "\x1b" not in ran.text
@@ -169,9 +215,15 @@ def test_the_table_is_written_with_the_summary_in_its_record(cli: Cli, tmp_path:
     assert rows["c"].to_pylist() == [1, 4]
     assert [record["stage"] for record in header.chain] == ["score", "eval"]
     record = header.chain[-1]
-    assert record["summary"]["pooled"]["maj@n"]["mean"] == 0.25
+    assert record["summary"]["pooled"]["cons@k"]["8"]["mean"] == 0.25
     assert record["rows"] == 2 and record["rows_in"] == 16
     assert header.context["sampling"]["temperature"] == 1.0
+
+
+def test_a_file_of_another_program_is_said_to_be_one_once(cli: Cli, tmp_path: Path) -> None:
+    pq.write_table(graded(), tmp_path / "s.parquet")
+    ran = cli("eval", "s.parquet")
+    assert ran.line == "entropyctl: s.parquet: written by another program; its history starts as unknown"
 
 
 def test_a_stream_is_evaluated_in_a_pipe(cli: Cli, tmp_path: Path) -> None:

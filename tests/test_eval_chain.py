@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from entropyctl.laws.evaluate import evaluate
 from entropyctl.policy import find_policy
 from entropyctl.prompts import load_prompts, prompts_digest
+from entropyctl.table import new_record, write
 from entropyctl.table.rows import read_rows
 
-from .conftest import Cli
+from .conftest import Cli, scored_rows
 
 OPTIONS = ("--max-tokens", 6, "--temperature", 0.9, "--seed", 5)
 
@@ -71,6 +74,27 @@ def test_an_output_that_cannot_be_written_is_known_before_anything_is_sampled(
     assert ran.code == 6 and "e.parquet: cannot be written" in ran.line, ran
 
 
+@pytest.mark.parametrize(
+    ("temperature", "names", "words"),
+    [
+        (0.9, ["other"], "prompts.jsonl: has no problem in common with base.parquet; compare evaluations of one task"),
+        (0.5, ["q0"], "sampling.temperature"),
+    ],
+)
+def test_what_cannot_be_compared_is_known_before_anything_is_sampled(
+    cli: Cli, policy_root: Path, task: tuple[str, ...], tmp_path: Path, temperature: float, names: list[str], words: str
+) -> None:
+    base = evaluate([scored_rows(1)])
+    base = base.slice(0, 1).set_column(base.column_names.index("prompt_id"), "prompt_id", pa.array(names))
+    sampling = {"temperature": temperature, "top_p": 1.0, "top_k": 0, "max_tokens": 6, "stop": []}
+    with write(str(tmp_path / "base.parquet"), "evals", new_record("eval", {}), context={"sampling": sampling}) as sink:
+        sink.put(0, base)
+    command = ("eval", "--policy", policy_root, *task, *REWARD, *OPTIONS, "-n", 2, "--against", "base.parquet")
+    ran = cli(*command, "--history", "h", "-q")
+    assert ran.code in (3, 5) and words in ran.line, ran
+    assert not list((tmp_path / "h").rglob("*.parquet"))
+
+
 @pytest.mark.parametrize("option", ["-n", "--batch-rows", "--token-budget"])
 def test_nothing_is_not_a_number_of_responses(cli: Cli, policy_root: Path, task: tuple[str, ...], option: str) -> None:
     ran = cli("eval", "--policy", policy_root, *task, *REWARD, option, 0)
@@ -94,9 +118,13 @@ def test_what_the_chain_needs(cli: Cli, policy_root: Path, task: tuple[str, ...]
     assert ran.code == 2 and words in ran.line, ran
 
 
-@pytest.mark.parametrize("flag", ["--prompts", "--reward", "--tee"])
-def test_flags_of_the_chain_are_refused_for_scored_files(cli: Cli, scored: Path, flag: str) -> None:
-    ran = cli("eval", scored, flag, "x")
+@pytest.mark.parametrize(
+    "words",
+    ["--prompts x", "--reward x", "--tee x", "--n 4", "--temperature 0.5", "--seed 3", "--no-chat", "--engine-arg a=b"],
+)
+def test_flags_of_the_chain_are_refused_for_scored_files(cli: Cli, scored: Path, words: str) -> None:
+    flag, *value = words.split()
+    ran = cli("eval", scored, flag, *value)
     assert ran.code == 2 and f"{flag}: belongs to --policy" in ran.line, ran
 
 

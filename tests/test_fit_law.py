@@ -176,6 +176,13 @@ def test_performance_may_be_pass_at_k(cli: Cli, tmp_path: Path) -> None:
     assert ran.code == 2 and "must be pass@K" in ran.line, ran
 
 
+def test_a_problem_that_was_evaluated_again_counts_as_it_was_last(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "h").mkdir()
+    write_evals(tmp_path / "h" / "1.parquet", [(0, 8, 1, 0.9, 1), (1, 8, 4, 0.5, 1), (2, 8, 8, 0.4, 1)])
+    write_evals(tmp_path / "h" / "2.parquet", [(0, 16, 4, 0.9, 1)])
+    assert json.loads(cli("fit-law", tmp_path / "h", "--json", "-q").out)["performance"] == [0.25, 0.5, 1.0]
+
+
 @pytest.mark.parametrize("name", ["p.csv", "p.tsv", "p.jsonl", "p.parquet"])
 def test_any_table_with_two_columns(cli: Cli, tmp_path: Path, name: str) -> None:
     entropy = [0.9, 0.5, 0.1]

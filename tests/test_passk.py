@@ -1,7 +1,8 @@
-"""pass@k is the mean over all subsets of k responses; the majority is the most frequent answer."""
+"""pass@k is the mean over all subsets of k responses."""
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropyctl.laws import majority_correct, pass_at_k, pass_curve
+from entropyctl.laws import pass_at_k, pass_curve
+from entropyctl.laws.pass_at_k import sampling_variance
 
 
 @pytest.mark.parametrize(
@@ -67,18 +69,15 @@ def test_more_correct_responses_than_there_are_is_refused() -> None:
         pass_at_k(np.array([4]), np.array([5]), 1)
 
 
-@pytest.mark.parametrize(
-    ("counts", "correct", "expected"),
-    [
-        ([3, 2], [True, False], 1.0),
-        ([3, 2], [False, True], 0.0),
-        ([2, 2], [True, False], 0.5),
-        ([2, 2, 2, 1], [False, True, False, True], 1 / 3),
-        ([1], [False], 0.0),
-        ([], [], None),
-    ],
-)
-def test_a_tie_for_the_majority_counts_the_fraction_that_is_correct(
-    counts: list[int], correct: list[bool], expected: float | None
-) -> None:
-    assert majority_correct(counts, correct) == expected
+def test_sampling_alone_moves_a_curve_as_draws_of_its_rate_do() -> None:
+    """c' of n = 6 responses at the rate (c + 1/2) / 7: the variance of pass@k over all c', by listing them."""
+    n, k = 6, 3
+    for c in range(n + 1):
+        p = (c + 0.5) / (n + 1)
+        chance = [math.comb(n, x) * p**x * (1 - p) ** (n - x) for x in range(n + 1)]
+        curve = [1 - math.comb(n - x, k) / math.comb(n, k) for x in range(n + 1)]
+        mean = sum(w * y for w, y in zip(chance, curve, strict=True))
+        expected = sum(w * (y - mean) ** 2 for w, y in zip(chance, curve, strict=True))
+        found = sampling_variance(np.array([n, n + 1]), np.array([c, 0]), k)
+        assert found[0, k - 1] == pytest.approx(expected, rel=1e-9)
+        assert found[0, 0] == pytest.approx(p * (1 - p) / n, rel=1e-9)

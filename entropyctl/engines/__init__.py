@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from entropyctl.engines._journal import Journal
+from entropyctl.engines._journal import Journal, has_room_beside
 from entropyctl.engines._rollout import encode_prompt, rollout_context, rollout_step
 from entropyctl.engines._sampling import Engine, Request, Response, Sampling, uniforms
 
@@ -14,6 +14,7 @@ __all__ = [
     "Sampling",
     "default_engine",
     "encode_prompt",
+    "has_room_beside",
     "rollout_context",
     "rollout_step",
     "uniforms",

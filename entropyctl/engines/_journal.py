@@ -13,6 +13,12 @@ import xxhash
 from entropyctl.engines._sampling import Done, Request, Response, Sampler, Sampling, ignore
 from entropyctl.errors import Locked
 from entropyctl.table.atomic import cannot_write
+from entropyctl.table.paths import is_remote, local_path
+
+
+def has_room_beside(output: str | None) -> bool:
+    """Whether a journal can lie beside an output, which it cannot where that is a stream or on another machine."""
+    return output not in (None, "-") and not is_remote(local_path(str(output)))
 
 
 class Journal:
@@ -33,7 +39,7 @@ class Journal:
             Locked: another process is making the same file.
             OutputError: the directory cannot be written.
         """
-        self._output = Path(output)
+        self._output = Path(local_path(output))
         digest = xxhash.xxh3_64_hexdigest(repr(identity).encode())
         self.path = self._output.with_name(f".{self._output.name}.{digest}.part")
         try:

@@ -65,6 +65,7 @@ def rollout_step(
     n: int,
     seed: int,
     policy_version: int,
+    first: int = 0,
     chat: bool = True,
     greedy_baseline: bool = False,
 ) -> pa.Table:
@@ -76,33 +77,34 @@ def rollout_step(
         tokenizer: of the policy.
         sampling: how tokens are drawn.
         step: number of the step.
-        n: responses per problem.
+        n: responses per problem, numbered from `first` on to n - 1.
         seed: of the run.
         policy_version: of the policy that samples.
+        first: number of the first response; those before it are there already.
         chat: apply the tokenizer's chat template to plain prompts.
         greedy_baseline: one more response to each problem, of the most probable tokens, as its last row.
 
     Returns:
-        `len(problems) * n` rows, or `n + 1` for each problem; those of a problem stand together. A greedy row has
-        True in the column `greedy` and False in its whole loss_mask: it is compared with, never trained on.
+        `len(problems) * (n - first)` rows, or one more for each problem; those of a problem stand together. A greedy
+        row has True in the column `greedy` and False in its whole loss_mask: it is compared with, never trained on.
     """
     requests = []
     for problem in problems:
         prompt = encode_prompt(problem, tokenizer, chat=chat)
-        for i in range(n):
+        for i in range(first, n):
             numbers = uniforms(seed, step, problem.prompt_id, i, sampling.max_tokens)
             requests.append(Request(problem.prompt_id, i, prompt, numbers, tuple(problem.stop)))
     responses = sample(requests, sampling)
-    rows = [problem for problem in problems for _ in range(n)]
+    rows = [problem for problem in problems for _ in range(first, n)]
     table = _table(rows, requests, responses, step=step, seed=seed, policy_version=policy_version)
     if not greedy_baseline:
         return table
     # In batches of their own: the others' log-probabilities depend on their neighbours in the last bits.
     unused = np.zeros(sampling.max_tokens)
-    extra = [first._replace(sample=n, uniforms=unused) for first in requests[::n]]
+    extra = [one._replace(sample=n, uniforms=unused) for one in requests[:: n - first]]
     responses = sample(extra, replace(sampling, greedy=True))
     greedy = _table(problems, extra, responses, step=step, seed=seed, policy_version=policy_version)
-    return _interleaved(table, greedy, n)
+    return _interleaved(table, greedy, n - first)
 
 
 def _interleaved(sampled: pa.Table, greedy: pa.Table, n: int) -> pa.Table:

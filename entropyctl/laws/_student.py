@@ -1,9 +1,6 @@
-"""Intervals from Student's t distribution."""
+"""Quantiles of the distributions that intervals are made from."""
 
 from __future__ import annotations
-
-import numpy as np
-import numpy.typing as npt
 
 
 def student_quantile(confidence: float, freedom: int) -> float:
@@ -13,16 +10,8 @@ def student_quantile(confidence: float, freedom: int) -> float:
     return float(stdtrit(freedom, 0.5 + confidence / 2))
 
 
-def mean_interval(
-    values: npt.NDArray[np.float64], confidence: float = 0.95
-) -> tuple[float, float | None, float | None]:
-    """Mean of a sample, with Student's interval for the mean of the population that it was drawn from.
+def normal_quantile(confidence: float) -> float:
+    """The z with P(|Z| <= z) = confidence for a standard normal variable."""
+    from scipy.special import ndtri
 
-    mean +- t s / sqrt(m), s the unbiased deviation of the m values, t with m - 1 degrees of freedom.
-    One value has no deviation, so its interval is None.
-    """
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, None, None
-    half = student_quantile(confidence, len(values) - 1) * float(values.std(ddof=1)) / len(values) ** 0.5
-    return mean, mean - half, mean + half
+    return float(ndtri(0.5 + confidence / 2))

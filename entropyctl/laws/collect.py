@@ -65,16 +65,20 @@ def definitions(inputs: Sequence[Rows], points: Points) -> list[tuple[str, Defin
     """
     found: list[tuple[str, Definition]] = []
     for entry in inputs:
-        kind, context = entry.header.table, entry.header.context
-        if points.entropies_of not in (None, kind):
-            continue  # its performance was taken, and no entropy
-        sampling, stated = context.get("sampling"), context.get("entropy")
-        temperature = sampling.get("temperature") if isinstance(sampling, dict) else None
-        facts = {"mean": "token", "responses": RESPONSES[kind]} if kind in RESPONSES else {}
-        facts |= stated if isinstance(stated, dict) else {}
-        found.append((entry.path, {"sampling": {} if temperature is None else {"temperature": temperature}}))
-        found.append((entry.path, {"entropy": facts}))
+        if points.entropies_of in (None, entry.header.table):  # else its performance was taken, and no entropy
+            found += definition(entry)
     return found
+
+
+def definition(entry: Rows) -> list[tuple[str, Definition]]:
+    """How an input measured its entropies, with its name."""
+    kind, context = entry.header.table, entry.header.context
+    sampling, stated = context.get("sampling"), context.get("entropy")
+    temperature = sampling.get("temperature") if isinstance(sampling, dict) else None
+    facts = {"mean": "token", "responses": RESPONSES[kind]} if kind in RESPONSES else {}
+    facts |= stated if isinstance(stated, dict) else {}
+    sampled: Definition = {"sampling": {} if temperature is None else {"temperature": temperature}}
+    return [(entry.path, sampled), (entry.path, {"entropy": facts})]
 
 
 def check_definitions(

@@ -1,12 +1,13 @@
-"""Pass@k without bias, and whether the majority is right (2107.03374)."""
+"""Pass@k without bias (2107.03374), and how far sampling alone moves it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from entropyctl.laws._binomial import binomial
 
 Array = npt.NDArray[Any]
 
@@ -59,21 +60,27 @@ def pass_at_k(n: Array, c: Array, k: int) -> Array:
     return pass_curve(n, c, k)[:, -1]
 
 
-def majority_correct(counts: Sequence[int], correct: Sequence[bool]) -> float | None:
-    """Whether the most frequent answer of a problem is correct.
+def sampling_variance(n: Array, c: Array, longest: int) -> Array:
+    """Variance of each problem's pass@k over other draws of n responses to the same problem.
 
-    When m answers tie for it, the fraction of the m that is correct: what a fair draw among them scores on average.
-    (verl lets the answer that was seen first win.)
+    Var over c' ~ Binomial(n, p) of pass@k(n, c'), summed over all c', with p = (c + 1/2) / (n + 1) (Jeffreys), so that
+    a problem that was always or never solved is not taken for one that always or never will be.
 
     Args:
-        counts: how often each distinct answer was given.
-        correct: whether it is correct.
+        n: `[P]` responses of each problem.
+        c: `[P]` correct ones among them.
+        longest: the largest k, at most the smallest n.
 
     Returns:
-        1, 0 or a fraction; None when there are no answers.
+        `[P, longest]` variances for k = 1, 2, ...
     """
-    if not counts:
-        return None
-    most = max(counts)
-    tied = [right for count, right in zip(counts, correct, strict=True) if count == most]
-    return sum(tied) / len(tied)
+    n_P, c_P = np.asarray(n, np.int64), np.asarray(c, np.int64)
+    found_PK = np.zeros((len(n_P), longest))
+    for size in np.unique(n_P):
+        counts_C = np.arange(size + 1)
+        curve_CK = pass_curve(np.full(size + 1, size), counts_C, longest)
+        seen, where_P = np.unique(c_P[n_P == size], return_inverse=True)
+        weight_SC = np.stack([binomial(int(size), (c + 0.5) / (size + 1)) for c in seen])
+        mean_SK = weight_SC @ curve_CK
+        found_PK[n_P == size] = np.maximum(weight_SC @ curve_CK**2 - mean_SK**2, 0.0)[where_P]
+    return found_PK

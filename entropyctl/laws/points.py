@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from entropyctl.errors import InputError, UsageError
+from entropyctl.laws.evaluate import as_last_evaluated
 from entropyctl.laws.pass_at_k import pass_at_k
 
 
@@ -63,7 +64,7 @@ def from_run(metrics: pa.Table | None, evals: pa.Table, metric: str, path: str) 
         UsageError: the metric is not pass@k, or its k is above some n.
     """
     versions: dict[int, list[dict[str, Any]]] = {}
-    for row in evals.drop_columns(["predictions"]).to_pylist():
+    for row in as_last_evaluated(evals).drop_columns(["predictions"]).to_pylist():
         versions.setdefault(row["policy_version"], []).append(row)
     performance = {version: _performance(rows, metric) for version, rows in versions.items()}
     own = {version: _token_mean(rows) for version, rows in versions.items()}

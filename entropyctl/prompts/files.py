@@ -48,7 +48,7 @@ def _stream_rows(path: str) -> list[Row]:
 def _grouped_rows(file: GroupedFile) -> list[Row]:
     names = file.schema.names
     try:
-        return [row for i in range(file.groups) for row in file.row_group(i, names).to_pylist()]
+        return [row for i in range(file.groups) for row in file.row_groups([i], names).to_pylist()]
     except (pa.ArrowException, ValueError) as error:
         raise InputError(f"{file.path}: has values that cannot be read ({error}); make it again") from None
     finally:

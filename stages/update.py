@@ -9,7 +9,7 @@ import typer
 
 from entropyctl import commands, methods
 from entropyctl.commands import AllowMismatch, Inputs, Json, Quiet
-from entropyctl.flags import CriticTraining, EntropyControl, Holding, LoraTraining, Optimizing
+from entropyctl.flags import CriticTraining, EntropyControl, Holding, LogTo, LoraTraining, Optimizing
 
 
 def run(argv: list[str]) -> int:
@@ -60,6 +60,7 @@ def update(
     epochs: Annotated[int, typer.Option(metavar="N", help="How often the step's responses are used.")] = 1,
     token_budget: commands.TokenBudget = 4096,
     holding: Holding = Holding(),  # noqa: B008
+    log: LogTo = None,
     allow_mismatch: AllowMismatch = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -81,7 +82,8 @@ def update(
     version that this run has had in training (a file of several steps, `rollout --max-lag`): `lag` in the metrics.
 
     Under torchrun the weights, gradients and optimiser state are spread over its processes (FSDP2), and the rows of a
-    mini-batch are shared out; the result is that of one process. The first process reads, publishes and speaks.
+    mini-batch are shared out; the result is that of one process. The first process reads, publishes, logs and speaks.
+    torchrun takes --log for an option of its own unless -- stands before the program: torchrun ... -- entropyctl update
 
     --lora r=16,alpha=32,targets=all-linear (or q_proj+v_proj, ...) trains W + (alpha / r) B A for W (2106.09685).
     A policy of versions goes on with the same adapter, of the checkpoint that the first run with it began with, which
@@ -96,7 +98,10 @@ def update(
     grad-clip as for the policy.
     """
     given = commands.recorded(locals())
-    from contextlib import nullcontext
+    from entropyctl.loggers import open_loggers, parse_loggers, run_of
+
+    logging = parse_loggers(log)  # before torch, which takes seconds to import
+    from contextlib import ExitStack, nullcontext
     from dataclasses import replace
     from functools import partial
 
@@ -168,6 +173,7 @@ def update(
             policy_to_train(path, publish=publish) as found,
             policy_to_train(critic, publish=publish, what="critic") if critic is not None else nullcontext() as judge,
             read(inputs or ["-"], columns=columns, needs=needed, allow_mismatch=allowed) as source,
+            ExitStack() as stack,
         ):
             check_loop(source, found, publish=publish, keep=keep)
             recipe = replace(recipe, temperature=source.temperature)
@@ -181,6 +187,7 @@ def update(
             trainer = opened(found)
             bonus.restore(trainer.facts)
             record = new_record("update", options, policy=found.digest)
+            loggers = stack.enter_context(open_loggers(logging, run_of("update", metrics or path, options), quiet))
             for values in train_steps(
                 trainer,
                 source,
@@ -193,6 +200,7 @@ def update(
                 critic=learning,
                 keep=keep,
             ):
+                loggers.log(values["step"], values)
                 names = HEADLINES if critic is None else (*HEADLINES, "value_loss", "explained_variance")
                 shown = values if json else {name: values[name] for name in names}
                 report("update", shown, as_json=json, quiet=quiet, stdout_is_data=False)

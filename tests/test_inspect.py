@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from entropyctl.show.response import token_pieces
 from entropyctl.show.statistics import SAMPLE, ColumnStatistics
 from entropyctl.show.text import file_size, shorten, visible
+from entropyctl.show.tokenizer import token_pieces
 from entropyctl.table import new_record, write
 
 from .conftest import ROOT, Cli, scored_rows, write_scored
@@ -32,6 +33,19 @@ def described(cli: Cli, *args: str | Path, **more: bytes) -> dict:
     ran = cli("inspect", *args, "--json", **more)
     assert ran.code == 0, ran
     return json.loads(ran.out)["inputs"][0]
+
+
+def test_a_terminal_is_no_table() -> None:
+    """It would wait for somebody to type one."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "entropyctl", "inspect"]
+    try:
+        ran = subprocess.run(command, cwd=ROOT, stdin=theirs, capture_output=True, text=True, timeout=60)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert ran.returncode == 2
+    assert ran.stderr == "entropyctl inspect: no input; name a file, or pipe the stage before this one into it\n"
 
 
 def test_it_says_what_the_file_is(cli: Cli, scored: Path) -> None:
@@ -245,7 +259,7 @@ def test_a_mask_laid_over_its_rollouts(cli: Cli, scored: Path) -> None:
         (["--row", "0", "--color", "reward"], 3, "--color wants a number for each token"),
         (["--color", "entropies"], 2, "choose one with --row"),
         (["--row", "0", "--tokenizer", "nowhere"], 3, "nowhere: holds no tokenizer.json"),
-        (["--row", "0", "--json"], 2, "leave --provenance and --json out"),
+        (["--row", "0", "--json"], 2, "--row: does not go with --json; leave one out"),
     ],
 )
 def test_what_cannot_be_shown(cli: Cli, scored: Path, args: list[str], code: int, words: str) -> None:
@@ -261,6 +275,17 @@ def test_pieces_of_text_join_to_the_text_even_where_tokens_split_a_character() -
 
     assert token_pieces(decode, [1, 2, 3, 4, 5]) == ["caf", "", "é", " au", " lait"]
     assert token_pieces(decode, []) == []
+
+
+def test_bytes_that_make_no_character_are_not_waited_for() -> None:
+    asked = list[int]()
+
+    def decode(ids: Sequence[int]) -> str:
+        asked.append(len(ids))
+        return "\ufffd" * len(ids)
+
+    assert "".join(token_pieces(decode, [7] * 100)) == "\ufffd" * 100
+    assert max(asked) <= 8
 
 
 def on_a_terminal(cwd: Path, *args: str, **env: str) -> str:

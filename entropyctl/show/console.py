@@ -24,6 +24,11 @@ def console(to_stderr: bool = False) -> Console:
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 
+def has_unicode(to: Console) -> bool:
+    """Whether more than ASCII can be shown."""
+    return to.encoding.lower().startswith("utf")
+
+
 def print_table(
     to: Console, titles: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[str] = (), title: str = ""
 ) -> None:

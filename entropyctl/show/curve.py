@@ -8,7 +8,13 @@ from collections.abc import Sequence
 _BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # the dots of a character, row by row
 
 
-def curve(values: Sequence[float | None], width: int, height: int, braille: bool = True) -> list[str]:
+def curve(
+    values: Sequence[float | None],
+    width: int,
+    height: int,
+    braille: bool = True,
+    bounds: tuple[float, float] | None = None,
+) -> list[str]:
     """Lines of text with the values from left to right, the largest at the top.
 
     Args:
@@ -16,10 +22,13 @@ def curve(values: Sequence[float | None], width: int, height: int, braille: bool
         width: in characters.
         height: in lines.
         braille: eight dots a character; an asterisk otherwise.
+        bounds: what the lowest and the highest line stand for; the smallest and the largest value by default.
     """
     across, down = (2, 4) if braille else (1, 1)
     columns, rows = width * across, height * down
-    heights = [None if y is None else min(int(y * rows), rows - 1) for y in _scaled(_resampled(values, columns))]
+    heights = [
+        None if y is None else min(int(y * rows), rows - 1) for y in _scaled(_resampled(values, columns), bounds)
+    ]
     cells = [[0] * width for _ in range(height)]
     before = None
     for x, top in enumerate(heights):
@@ -60,8 +69,8 @@ def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _scaled(values: list[float | None]) -> list[float | None]:
-    """Between 0 for the smallest and 1 for the largest; a curve that is flat lies in the middle."""
+def _scaled(values: list[float | None], bounds: tuple[float, float] | None) -> list[float | None]:
+    """Between 0 for the lower bound and 1 for the upper; a curve that is flat lies in the middle."""
     known = [value for value in values if value is not None]
-    low, high = min(known, default=0.0), max(known, default=0.0)
+    low, high = bounds or (min(known, default=0.0), max(known, default=0.0))
     return [None if value is None else (value - low) / (high - low) if high > low else 0.5 for value in values]

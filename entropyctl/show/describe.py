@@ -68,13 +68,13 @@ def _describe(entry: Input) -> dict[str, Any]:
         "format": _format(entry),
         "table": _schema_id(entry),
         "rows": rows,
-        "steps": {"count": len(steps), "first": min(steps), "last": max(steps)} if steps else None,
+        "steps": span(steps),
         "tokens": tokens if "tokens" in statistics and statistics["tokens"].is_list else None,
         "files": 1 if isinstance(entry.reader, StreamSource) else len(entry.reader.files),
         "groups": parts,
         "bytes": _size(entry),
         "context": header.context,
-        "columns": [_column(field, table, statistics[field.name]) for field in entry.schema],
+        "columns": [column_facts(field, table, statistics[field.name]) for field in entry.schema],
         "provenance": header.chain,
     }
 
@@ -104,7 +104,13 @@ def _size(entry: Input) -> int | None:
     return total
 
 
-def _column(field: pa.Field, table: str | None, statistics: ColumnStatistics) -> dict[str, Any]:
+def span(steps: set[int]) -> dict[str, int] | None:
+    """How many steps, the first and the last; None where there is none."""
+    return {"count": len(steps), "first": min(steps), "last": max(steps)} if steps else None
+
+
+def column_facts(field: pa.Field, table: str | None, statistics: ColumnStatistics) -> dict[str, Any]:
+    """What there is to say of a column."""
     known: Column | None = column_of(table, field.name)
     per = "token" if is_list(field.type) and (known is None or known.per == "token") else "row"
     facts = {"unit": known.unit, "doc": known.doc, "made_by": known.made_by} if known else {}

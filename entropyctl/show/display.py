@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from entropyctl.show.console import console
+from entropyctl.show.console import console, has_unicode
 from entropyctl.show.top import picture
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def show_once(state: dict[str, Any]) -> None:
     to = console()
     if not to.is_terminal:
         to.width = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else NO_TERMINAL[0]
-    to.print(picture(state, to.width, to.height if to.is_terminal else NO_TERMINAL[1], _unicode(to)))
+    to.print(picture(state, to.width, to.height if to.is_terminal else NO_TERMINAL[1], has_unicode(to)))
 
 
 def display(look: Callable[[], dict[str, Any]]) -> None:
@@ -43,13 +43,9 @@ def display(look: Callable[[], dict[str, Any]]) -> None:
     to = console()
     with Live(console=to, screen=True, auto_refresh=False) as live, _keys() as pressed:
         while True:
-            live.update(picture(look(), to.width, to.height, _unicode(to)), refresh=True)
+            live.update(picture(look(), to.width, to.height, has_unicode(to)), refresh=True)
             if pressed(EVERY_SECONDS) in ENOUGH:
                 return
-
-
-def _unicode(to: Console) -> bool:
-    return to.encoding.lower().startswith("utf")
 
 
 @contextmanager

@@ -4,39 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
 
 import pyarrow as pa
 
-from entropyctl.errors import InputError, UsageError
+from entropyctl.errors import InputError
+from entropyctl.show.row_names import Wanted
 from entropyctl.table import check_needs, read
 from entropyctl.table.schema import KEY
 from entropyctl.table.source import open_argument
 from entropyctl.table.stream_source import StreamSource
 
 Loader = Callable[[list[str]], pa.Table]
-
-
-class Wanted(NamedTuple):
-    """Which row: the N-th of the input, or the one of a key."""
-
-    number: int | None = None
-    key: tuple[int, str, int] | None = None
-
-
-def parse_row(text: str) -> Wanted:
-    """`17` or `STEP:PROMPT_ID:SAMPLE`; the prompt's id may hold colons itself.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    step, _, rest = text.partition(":")
-    prompt_id, _, sample = rest.rpartition(":")
-    if text.isdecimal():
-        return Wanted(number=int(text))
-    if step.removeprefix("-").isdecimal() and sample.isdecimal():
-        return Wanted(key=(int(step), prompt_id, int(sample)))
-    raise UsageError(f"--row {text}: must be STEP:PROMPT_ID:SAMPLE, for example 1:p0:0, or the number of a row from 0")
 
 
 def find_row(paths: list[str], wanted: Wanted) -> pa.Table:
@@ -73,7 +51,7 @@ def _loaders(paths: list[str]) -> Iterator[tuple[list[str], Loader]]:
         else:
             for file in entry.reader.files:
                 for index in range(file.groups):
-                    yield file.schema.names, partial(file.row_group, index)
+                    yield file.schema.names, partial(file.row_groups, [index])
     finally:
         entry.reader.close()
 
@@ -82,4 +60,4 @@ def _position(keys: pa.Table, wanted: Wanted, before: int) -> int | None:
     if wanted.number is not None:
         return wanted.number - before if wanted.number < before + keys.num_rows else None
     rows = zip(*(keys[name].to_pylist() for name in KEY), strict=True)
-    return next((i for i, key in enumerate(rows) if key == wanted.key), None)
+    return next((i for i, key in enumerate(rows) if wanted.means(key)), None)

@@ -46,12 +46,13 @@ def print_forecast(to: Console, summary: dict[str, Any]) -> None:
         to.print()
         counts = ", ".join(f"{block[name]} {name}" for name in ("prompts", "responses", "tokens"))
         titles = [f"{title}: {counts}", *(visible(name) for name in block["under"])]
-        print_table(to, titles, [list(line) for line in _changes(block)], left=titles[:1])
+        print_table(to, titles, [list(line) for line in forecast_lines(block)], left=titles[:1])
         to.print()
         _print_covariances(to, block)
 
 
-def _changes(block: Block) -> Iterator[tuple[str, ...]]:
+def forecast_lines(block: Block) -> Iterator[tuple[str, ...]]:
+    """The lines of a block's table: what each is of, and its number under each mask."""
     under = list(block["under"].values())
 
     def line(label: str, *path: str) -> tuple[str, ...]:

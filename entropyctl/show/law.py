@@ -26,9 +26,9 @@ def print_law(to: Console, run: RunLaw) -> None:
     law = run.law
     low, high = (number(end(run.points.entropy[: law.points])) for end in (min, max))
     quality = f"{law.points} points of H {low} to {high}, rmse {number(law.rmse)}, r2 {number(law.r2)}"
-    to.print(f"{_formula(law)}   ({quality})")
+    to.print(f"{formula(law)}   ({quality})")
     print_table(to, ["", "estimate", f"{100 * law.confidence:g} % interval"], _coefficients(law), left=[""])
-    for line in [*_prediction(run), *_doubts(run)]:
+    for line in [*_prediction(run), *doubts(run)]:
         to.print(line)
 
 
@@ -42,11 +42,11 @@ def print_laws(to: Console, found: SeveralLaws) -> None:
     level = f"{100 * next(iter(found.runs.values())).law.confidence:g} % interval"
     print_table(to, ["run", "points", "a", "b", "ceiling", level, "rmse"], rows, left=["run"])
     pooled = found.shared.pooled
-    to.print(f"one curve for all: {_formula(pooled) if pooled else 'none, together they do not fall with e^H'}")
+    to.print(f"one curve for all: {formula(pooled) if pooled else 'none, together they do not fall with e^H'}")
     to.print(f"  the same a and b?  {_verdict(found.shared.one_curve, 'one curve')}")
     to.print(f"  the same a?        {_verdict(found.shared.one_slope, 'one a')}")
     for name, run in found.runs.items():
-        for line in _doubts(run):
+        for line in doubts(run):
             to.print(f"{visible(name)}: {line}")
     _print_scaling(to, found, level)
 
@@ -63,14 +63,23 @@ def print_step_size(to: Console, found: StepSize) -> None:
     if found.offset is not None and found.offset_interval is not None:
         rows.append(["offset, nats a step", number(found.offset), _ends(found.offset_interval)])
     print_table(to, ["", "estimate", f"{100 * found.confidence:g} % interval"], rows, left=[""])
-    to.print(
-        f"predicted and realised change had the same sign in {found.same_sign} of {of} (by chance as often or more: "
-        f"p {number(found.same_sign_p, 2)})"
-    )
+    for line in remarks(found):
+        to.print(line)
+
+
+def remarks(found: StepSize) -> list[str]:
+    """How often the signs agreed, and what speaks against the slope."""
+    lines = [
+        f"predicted and realised change had the same sign in {found.same_sign} of {found.steps} steps (by chance as "
+        f"often or more: p {number(found.same_sign_p, 2)})"
+    ]
     if found.slope_interval[0] <= 0:
-        to.print("The interval of the slope reaches 0: these steps do not show that the changes follow the forecast.")
+        lines.append(
+            "The interval of the slope reaches 0: these steps do not show that the changes follow the forecast."
+        )
     if found.offset_interval is not None and not found.offset_interval[0] <= 0 <= found.offset_interval[1]:
-        to.print("The offset is not 0: the entropy also moves by something that the forecast does not know.")
+        lines.append("The offset is not 0: the entropy also moves by something that the forecast does not know.")
+    return lines
 
 
 def print_derivations(to: Console, found: Sequence[Derived]) -> None:
@@ -81,7 +90,8 @@ def print_derivations(to: Console, found: Sequence[Derived]) -> None:
         to.print(f"    {one.derived}   [{proof}; numbers differ by {one.difference:.1g}]")
 
 
-def _formula(law: LawFit) -> str:
+def formula(law: LawFit) -> str:
+    """`R = -0.3 e^H + 0.9`."""
     return f"R = {-law.a:.4g} e^H {'-' if law.b < 0 else '+'} {abs(law.b):.4g}"
 
 
@@ -108,7 +118,7 @@ def _prediction(run: RunLaw) -> list[str]:
     ]
 
 
-def _doubts(run: RunLaw) -> list[str]:
+def doubts(run: RunLaw) -> list[str]:
     """What speaks against reading more into the numbers than they hold."""
     law, seen, found = run.law, run.diagnostics, []
 

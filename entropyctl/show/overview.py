@@ -14,7 +14,7 @@ Column = dict[str, Any]
 
 
 def print_overview(to: Console, facts: dict[str, Any]) -> None:
-    """Print what `describe` found: facts, columns, statistics."""
+    """Print what `describe` or `describe_selected` found: facts, columns, statistics."""
     to.print(visible("standard input" if facts["path"] == "-" else facts["path"]), style="bold")
     lines = _facts(facts)
     width = max(len(name) for name, _ in lines)
@@ -35,16 +35,25 @@ def print_overview(to: Console, facts: dict[str, Any]) -> None:
 
 def _facts(facts: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [("table", _origin(facts))]
-    rows = f"{facts['rows']}"
+    if "where" in facts:
+        lines.append(("where", visible(facts["where"])))
+    rows = _of(facts, "rows")
     if steps := facts["steps"]:
         rows += f" in {steps['count']} step(s), {steps['first']} to {steps['last']}"
     lines.append(("rows", rows))
     if facts["tokens"] is not None:
-        lines.append(("tokens", f"{facts['tokens']} in responses"))
-    size = [facts["format"], f"{facts['files']} file(s)", f"{facts['groups']} group(s) of rows"]
-    lines.append(("stored as", ", ".join(size + ([file_size(facts["bytes"])] if facts["bytes"] is not None else []))))
+        lines.append(("tokens", f"{_of(facts, 'tokens')} in responses"))
+    if "format" in facts:
+        size = [facts["format"], f"{facts['files']} file(s)", f"{facts['groups']} group(s) of rows"]
+        size += [file_size(facts["bytes"])] if facts["bytes"] is not None else []
+        lines.append(("stored as", ", ".join(size)))
     context = [(visible(name), shorten(str(value), 80)) for name, value in _flat(facts["context"])]
     return [*lines, *context]
+
+
+def _of(facts: dict[str, Any], name: str) -> str:
+    """`24`, or `3 of 24` where a condition has selected some."""
+    return f"{facts[name]} of {facts['of'][name]}" if "of" in facts else str(facts[name])
 
 
 def _origin(facts: dict[str, Any]) -> str:

@@ -1,0 +1,1 @@
+"""Two masks side by side, and two runs: what differs, and what it does to the entropy."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import shutil
 import sys
@@ -15,7 +17,8 @@ GROUPS = {
     "Beside it": ("serve", "top"),
     "Measure and predict": ("eval", "fit-law"),
     "Look ahead, from files": ("forecast", "objective", "select"),
-    "Look at files": ("inspect", "check", "schema"),
+    "Look at files": ("inspect", "compare", "report", "check", "schema"),
+    "Other programs": ("import",),
     "Shell": ("completion",),
 }
 EXAMPLE = """\
@@ -50,18 +53,30 @@ def main(argv: list[str] | None = None) -> None:
         status = _run(args)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has enough. Whatever Python still wants to flush at exit must not raise again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
+        status = 0  # the reader has enough
+        _lead_nowhere()
     except KeyboardInterrupt:
         status = 130
     except Exception as error:  # a stage reports its own errors; what comes here is a stage that cannot be loaded
         if "--debug" in args:
             raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print("entropyctl: standard output: the disk is full; free some space", file=sys.stderr)
+            _lead_nowhere()
+            raise SystemExit(6) from None
         reason = one_line(f"{type(error).__name__}: {error}")
         print(f"entropyctl {args[0]}: cannot be loaded ({reason}); run again with --debug", file=sys.stderr)
         status = 1
+    if argv is None and "torch" not in sys.modules:
+        # What is left goes with the process, and to look through it for garbage would take 25 ms. But libraries of
+        # models look at the end whether all of theirs has gone, and complain.
+        gc.freeze()
     raise SystemExit(status)
+
+
+def _lead_nowhere() -> None:
+    """Whatever Python still wants to flush at exit must not raise again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(args: list[str]) -> int:

@@ -8,6 +8,16 @@ import typer
 
 from entropyctl.commands import Device, Dtype
 
+LogTo = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        metavar="LOGGER",
+        help="Also give the numbers to wandb, tensorboard[:DIR], trackio or mlflow; may be repeated. One that fails is "
+        "left out, with a notice.",
+    ),
+]
+
 
 class Optimizing(NamedTuple):
     """The optimiser and its rates."""

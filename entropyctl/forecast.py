@@ -25,7 +25,7 @@ from entropyctl.inputs import correct, greedy, group, inputs, needs, optional
 from entropyctl.mask_specs import MaskSpec
 from entropyctl.masks import compile_mask, lay_over
 from entropyctl.masks._apply import COLUMNS as LAID
-from entropyctl.masks._apply import Laid, laid_on, lay
+from entropyctl.masks._laid import Laid, laid_on, lay
 from entropyctl.memory import Memory
 from entropyctl.metrics import PastMetrics
 from entropyctl.table.columns import list_column, row_lengths, with_column
@@ -100,35 +100,36 @@ class Forecast:
         self._steps: dict[int, Block] = {}
         self._graded = True
 
-    def add(self, number: int, rows: pa.Table) -> pa.Table:
+    def add(self, number: int, rows: pa.Table, laid: Mapping[str, Laid] | None = None) -> pa.Table:
         """Forecast a step.
 
         Args:
             number: of the step.
             rows: its rows, with the columns of `columns_for`.
+            laid: what further masks lay on its tokens, by their names; the same ones in every step.
 
         Returns:
             The rows with `predicted_changes`, of the rows as they are; 0 where a token is not counted.
         """
-        tokens = _tokens(rows, self.eta)
+        tokens = tokens_of(rows, self.eta)
         self._graded &= "outcome" in rows.column_names
         level_B = _difficulty(rows)
         counted = np.flatnonzero(tokens.laid.loss_mask)
         under = {}
-        for name in self._masks:
-            laid = self._laid(name, number, rows)
-            change_N = _weighted(tokens.change, laid)
+        own = {name: self._laid(name, number, rows) for name in self._masks}
+        for name, one in {**own, **(laid or {})}.items():
+            change_N = weighted(tokens.change, one)
             found = parts(
                 change_N[counted],
                 tokens.advantages[counted],
                 tokens.centred[counted],
                 level_B[tokens.row[counted]],
             )
-            penalised = 0 if laid.kl_coefs is None else np.count_nonzero(laid.kl_coefs[laid.loss_mask])
-            under[name] = Under(found, int(np.count_nonzero(laid.pulling())), int(penalised))
+            penalised = 0 if one.kl_coefs is None else np.count_nonzero(one.kl_coefs[one.loss_mask])
+            under[name] = Under(found, int(np.count_nonzero(one.pulling())), int(penalised))
         whole, by_difficulty = _populations(rows, tokens, level_B)
         self._steps[number] = Block(whole, by_difficulty, under)
-        values_N = _weighted(tokens.change, tokens.laid)
+        values_N = weighted(tokens.change, tokens.laid)
         return with_column(rows, *NEW, list_column(values_N, row_lengths(rows["loss_mask"]), pa.float32()))
 
     def _laid(self, name: str, number: int, rows: pa.Table) -> Laid:
@@ -154,7 +155,18 @@ class Forecast:
     def as_dict(self) -> dict[str, Any]:
         """Each step, and all of them: means per counted token, counts and covariances; the stage's help names them."""
         steps = [{"step": number, **_described(block, self._graded)} for number, block in self._steps.items()]
-        return {"steps": steps, "all": _described(_total(list(self._steps.values()), self._masks), self._graded)}
+        return {"steps": steps, "all": _described(_total(list(self._steps.values()), list(self._masks)), self._graded)}
+
+
+def predicted_changes(rows: pa.Table, eta: float = 1.0) -> Array:
+    """`[N]` the predicted change of each token's entropy, as the rows are; 0 where a token is not counted.
+
+    Args:
+        rows: rows with the columns of `columns_for`, none of which is null where it is needed.
+        eta: step size on the logits.
+    """
+    tokens = tokens_of(rows, eta)
+    return weighted(tokens.change, tokens.laid)
 
 
 def columns_for(masks: Masks) -> tuple[list[str], list[str]]:
@@ -168,7 +180,13 @@ def _specs(masks: Masks) -> list[MaskSpec]:
     return [spec for specs in masks.values() for spec in specs]
 
 
-def _tokens(rows: pa.Table, eta: float) -> Tokens:
+def tokens_of(rows: pa.Table, eta: float) -> Tokens:
+    """What a forecast needs of the tokens of a step.
+
+    Args:
+        rows: rows with the columns of `columns_for`, none of which is null where it is needed.
+        eta: step size on the logits.
+    """
     A, S, ES, logp, old_logp = (np.asarray(part_N, np.float64) for part_N in inputs(rows, READS[:5]))
     ratios_N = np.exp((logp - old_logp).clip(-20, 20))
     change_N = predicted_change(A, S, ES, ratios_N=ratios_N, eta=eta)
@@ -176,7 +194,7 @@ def _tokens(rows: pa.Table, eta: float) -> Tokens:
     return Tokens(A, centred_score(S, ES), logp, change_N, row_N, laid_on(rows))
 
 
-def _weighted(change_N: Array, laid: Laid) -> Array:
+def weighted(change_N: Array, laid: Laid) -> Array:
     """w dH of the tokens that are counted, 0 for the others."""
     return np.where(laid.loss_mask, change_N if laid.weights is None else change_N * laid.weights, 0.0)
 
@@ -219,7 +237,8 @@ def _sum(items: list[Any], empty: Any) -> Any:
     return empty
 
 
-def _total(blocks: list[Block], masks: Masks) -> Block:
+def _total(blocks: list[Block], masks: list[str]) -> Block:
+    masks = list(dict.fromkeys([*masks, *(name for block in blocks for name in block.under)]))
     none = Of(0, 0, 0, 0, Comoments(0.0, 0.0))
     no_parts = Parts(0.0, np.zeros(2), np.zeros(len(QUADRANTS)), np.zeros(len(DIFFICULTIES)), 0.0, 0, 0.0, 0.0)
     return Block(

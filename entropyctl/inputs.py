@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from entropyctl.errors import InputError
 from entropyctl.table.columns import (
+    VALUES_AT_ONCE,
     codes,
     filled,
     flat_values,
@@ -86,7 +87,7 @@ def _input(rows: pa.Table, name: str, given: Mapping[str, Any]) -> Any:
         return DERIVED[name].make(rows)
     if is_per_token(name) or (known_column(name) is None and is_list(rows[name].type)):
         values = flat_values(rows[name])
-        return values.astype(bool) if name == "loss_mask" else values
+        return values.astype(bool, copy=False) if name == "loss_mask" else values
     column = rows[name]
     return np.array(column.to_pylist(), object) if pa.types.is_string(column.type) else row_values(column)
 
@@ -139,17 +140,19 @@ def same_answer(right: bool, predicted: str | None) -> Hashable | None:
 
 def token_key(rows: pa.Table) -> Array:
     """`[N]` uint64 the identity of a token: a hash of step, prompt and sample, and its position."""
-    import hashlib  # loads OpenSSL, for which the masks that need no identity should not wait
+    from hashlib import blake2b  # loads OpenSSL, for which the masks that need no identity should not wait
 
     names = zip(*(rows[name].to_pylist() for name in ("step", "prompt_id", "sample")), strict=True)
-    words = (hashlib.blake2b(repr(key).encode(), digest_size=8).digest() for key in names)
+    words = [blake2b(repr(key).encode(), digest_size=8).digest() for key in names]
     row_B = np.frombuffer(b"".join(words), np.uint64)
     lengths_B = lengths(rows)
     first_B = (np.cumsum(lengths_B) - lengths_B).astype(np.uint64)
     step = np.uint64(0x9E3779B97F4A7C15)
-    key_N = np.arange(lengths_B.sum(), dtype=np.uint64)  # its row's word + step x position; unsigned arrays wrap around
-    key_N *= step
-    key_N += np.repeat(row_B - step * first_B, lengths_B)
+    # A token's key is its row's word + step x position; unsigned arrays wrap around.
+    key_N = np.repeat(row_B - step * first_B, lengths_B)
+    for start in range(0, len(key_N), VALUES_AT_ONCE):
+        part = key_N[start : start + VALUES_AT_ONCE]
+        part += step * np.arange(start, start + len(part), dtype=np.uint64)
     return key_N
 
 
@@ -247,7 +250,9 @@ def base_mask(rows: pa.Table) -> Array:
 
 def weights(rows: pa.Table) -> Array:
     """`[N]` the weight that the masks before have given each token; 1 where there were none."""
-    return values_or(rows, "weights", np.float32(1))
+    if "weights" in rows.column_names:
+        return values_or(rows, "weights", np.float32(1))
+    return np.broadcast_to(np.float32(1), int(lengths(rows).sum()))
 
 
 def _old(name: str) -> Derived:

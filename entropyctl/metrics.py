@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from entropyctl.errors import InputError
 from entropyctl.table import notice
@@ -25,7 +26,11 @@ def read_history(path: str) -> dict[str, npt.NDArray[Any]]:
     Raises:
         InputError: it is no metrics table.
     """
-    rows = read_rows(path).rows
+    return history_of(read_rows(path).rows, path)
+
+
+def history_of(rows: pa.Table, path: str) -> dict[str, npt.NDArray[Any]]:
+    """The same, of a table that has been read; `path` is its name for messages."""
     missing = [name for name in COLUMNS if name not in rows.column_names]
     if missing:
         raise InputError(f"{path}: has no column '{missing[0]}'; name the directory that `update --metrics` wrote")

@@ -104,7 +104,7 @@ def score(
     output: Output = None,
     tee: Tee = None,
     only_new: OnlyNew = False,
-    timeout: commands.GraderTimeout = 5.0,
+    timeout: commands.GraderTimeout = 2.0,
     workers: commands.Workers = None,
     token_budget: commands.TokenBudget = 4096,
     dtype: Dtype = "float32",

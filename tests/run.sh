@@ -17,6 +17,13 @@ else
   echo "tests/run.sh: vLLM did not install; its tests are left out" >&2
 fi
 
+# The page that `report` makes is tried in a real browser.
+if CHROMIUM=$(tests/install_browser.sh); then
+  export CHROMIUM
+else
+  echo "tests/run.sh: no browser; the tests of the report in one are left out" >&2
+fi
+
 export PATH="$(realpath "$venv")/bin:$PATH"
 ruff check .
 ruff format --check .

@@ -16,12 +16,15 @@ FILES = sorted(
 
 # Rooms that hold methods, graders and the rest, and rooms that all of those may use.
 MIDDLE = {"advantages", "masks", "objectives", "rewards", "engines", "policy", "training", "laws", "prompts", "steps"}
+MIDDLE |= {"imports", "loggers"}
 BELOW = {"tokenstats", "dynamics"}
 BASE = {"ahead", "table", "registry", "errors", "version", "inputs", "memory", "metrics", "web", "cluster"}
 # What one room may use of its neighbours. The update is where loss, checkpoint and optimiser meet, so training
-# composes the others; an engine generates from prompts with a policy; a process reward model is a checkpoint.
+# composes the others; an engine generates from prompts with a policy; a process reward model is a checkpoint; a dump
+# names its problems as prompts are named.
 NEIGHBOURS = {"training": {"objectives", "policy", "masks"}, "engines": {"policy", "prompts"}, "steps": {"policy"}}
-CORE = {"table", "dynamics", "advantages", "masks", "laws", "rewards", "prompts"}
+NEIGHBOURS |= {"imports": {"prompts"}}
+CORE = {"table", "dynamics", "advantages", "masks", "laws", "rewards", "prompts", "report", "imports"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_NAMES = {"pickle", "cPickle", "dill", "marshal", "shelve", "joblib", "cloudpickle", "sympify", "parse_expr"}
 FORBIDDEN_ATTRIBUTES = {("torch", "load"), ("yaml", "load"), ("yaml", "unsafe_load"), ("np", "load"), ("numpy", "load")}
@@ -98,13 +101,20 @@ def test_arrows_between_the_rooms_point_one_way() -> None:
 
 
 def test_the_base_knows_nobody_above_it() -> None:
-    everything_above = MIDDLE | BELOW | {"stages", "cli", "commands", "methods", "show", "chain", "reporting"}
+    everything_above = MIDDLE | BELOW | {"stages", "cli", "commands", "methods", "show", "reporting"}
+    everything_above |= {"query", "compare", "report", "evaluation"}
     assert found_in(lambda here, to, _: here in BASE and to in everything_above) == []
 
 
 def test_rooms_do_not_know_the_command_line() -> None:
     command_line = {"cli", "commands", "methods"}
     assert found_in(lambda here, to, _: here in MIDDLE | BELOW | BASE and to in command_line) == []
+
+
+def test_the_report_composes_what_can_be_read_from_tables_and_only_its_stage_knows_it() -> None:
+    composed = {"laws", "dynamics", "forecast", "masks", "show", "report"}
+    assert found_in(lambda here, to, _: here == "report" and to is not None and to not in composed | BASE) == []
+    assert found_in(lambda here, to, _: to == "report" and here not in ("report", "stages")) == []
 
 
 def test_dynamics_imports_numpy_and_nothing_else() -> None:
@@ -142,7 +152,7 @@ def test_the_core_imports_no_heavy_package_when_it_is_imported(package: str) -> 
 def test_stages_import_typer_and_the_command_line_alone() -> None:
     light = ("typer", "typing", "__future__", "collections", "re", "sys", "entropyctl")
     heavy_here = {"table", "masks", "advantages", "policy", "engines", "training", "rewards", "tokenstats", "prompts"}
-    heavy_here |= {"steps"}
+    heavy_here |= {"steps", "report", "imports", "loggers"}
     found = [
         f"{path.name}:{line} imports {name}"
         for path, tree in trees()

@@ -15,6 +15,7 @@ import pytest
 from entropyctl.table import read
 
 from .conftest import ROOT, Cli, without_costs
+from .test_table_faults import shell as faulty
 
 GRADER = """
 def score(data_source, solution_str, ground_truth, extra_info=None):
@@ -205,6 +206,16 @@ def test_weights_that_compute_no_numbers_are_not_published(
     options = ("--policy", "blown/policy", "--publish", "--metrics", "blown/metrics", "--lr", 1e30)
     ran = cli("update", *INPUTS, *options, cwd=place)
     assert ran.code == 8 and "not numbers" in ran.line, ran
+    assert (run / "policy" / "latest").readlink() == Path("v000000")
+    assert not list((run / "metrics").iterdir())
+
+
+def test_a_step_that_cannot_be_published_leaves_no_metrics(place: Path, tiny_policy: Path, by_files: Path) -> None:
+    """Files may have 32 KiB: that of the metrics has fewer, that of the weights more."""
+    run = new_run(place / "full", tiny_policy)
+    command = f"entropyctl update {' '.join(map(str, INPUTS))} --policy full/policy --publish --metrics full/metrics"
+    ran = faulty(f"ulimit -f 32; {command}", place)
+    assert (ran.returncode, ran.stderr.count("cannot be written")) == (6, 1), ran
     assert (run / "policy" / "latest").readlink() == Path("v000000")
     assert not list((run / "metrics").iterdir())
 

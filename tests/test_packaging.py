@@ -28,7 +28,7 @@ def sources() -> set[str]:
         f"{target}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, target in INSTALLED.items()
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".py", ".toml", ".md", ".c", ".typed")
+        if path.suffix in (".py", ".toml", ".md", ".c", ".html", ".css", ".js", ".typed")
     }
 
 

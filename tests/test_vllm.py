@@ -30,6 +30,7 @@ from entropyctl.policy.scorer import open_scorer
 from entropyctl.prompts import Problem
 from entropyctl.table import read
 from entropyctl.table.columns import flat_values
+from entropyctl.table.rows import read_rows
 
 from .conftest import ROOT, Cli
 
@@ -228,3 +229,20 @@ def test_arguments_that_vllm_does_not_know_are_named(cli: Cli, prompts: Path, vl
     ran = cli("rollout", *flags, "--engine-arg", "logprobs_mode=raw_logprobs")
     assert ran.code == 2, ran
     assert "is set by entropyctl" in ran.err.splitlines()[-1]
+
+
+def test_an_evaluation_adds_to_what_it_has(cli: Cli, engine: Engine, prompts: Path, policy: Policy) -> None:
+    """The second command asks for the missing responses alone; together they are those of one rollout."""
+    (prompts.parent / "parity.py").write_text("def score(solution_str):\n    return len(solution_str) % 2\n")
+    command = ["eval", "--policy", policy.directory, "--prompts", prompts.name, "--reward", "python:parity:score"]
+    command += ["--engine", "vllm", *FLAGS, "--max-tokens", 8, "--tee", "kept.parquet", "-q"]
+    for more in (("-n", 1), ("--add-samples", 1)):
+        ran = cli(*command, *more)
+        assert ran.code == 0, ran
+    kept = read_rows(str(prompts.parent / "kept.parquet")).rows
+    once = rollout_step(
+        PROBLEMS, engine.sample, engine.tokenizer, Sampling(max_tokens=8), step=0, n=2, seed=0, policy_version=0
+    )
+    assert kept["tokens"].equals(once["tokens"])
+    gap = flat_values(kept["logprobs"]).astype(float) - flat_values(kept["rollout_logprobs"])
+    assert np.abs(gap).max() < 1e-4

@@ -29,12 +29,15 @@ ruff check .
 ruff format --check .
 mypy
 
+# A plain pytest draws new examples at every run. Here a failure must be of what was changed.
+profile=--hypothesis-profile=same-every-time
+
 # The arguments may choose tests of one run alone; pytest says 5 where it found none.
 some() { "$@" || [ $? -eq 5 ]; }
-some python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "not deadline" "$@"
-some python -m pytest -m deadline "$@"
+some python -m pytest $profile --numprocesses auto --maxprocesses 4 --dist loadfile -m "not deadline" "$@"
+some python -m pytest $profile -m deadline "$@"
 if [ -n "${VLLM_PYTHON:-}" ]; then
-  some "$VLLM_PYTHON" -m pytest tests/test_vllm*.py "$@"
+  some "$VLLM_PYTHON" -m pytest $profile tests/test_vllm*.py "$@"
   # vLLM brings Triton, a gigabyte that the other environment does without.
-  some env TRITON_INTERPRET=1 "$VLLM_PYTHON" -m pytest tests/test_triton.py "$@"
+  some env TRITON_INTERPRET=1 "$VLLM_PYTHON" -m pytest $profile tests/test_triton.py "$@"
 fi

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,7 +24,19 @@ settings.register_profile("entropyctl", deadline=None)
 settings.register_profile("same-every-time", deadline=None, derandomize=True)
 settings.load_profile("entropyctl")
 
+# A shell has its jobs in the background ignore interrupts, and what ignores one hands that on to all that it starts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).resolve().parent.parent
+
+# Files that take minutes, the longest first: begun last, one of them would keep a core busy while the others idle.
+LONG = ("test_readme", "test_torchrun", "test_loop", "test_ray", "test_training_runs", "test_table_files")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first; the rest as it is."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 @dataclass

@@ -34,7 +34,8 @@ profile=--hypothesis-profile=same-every-time
 
 # The arguments may choose tests of one run alone; pytest says 5 where it found none.
 some() { "$@" || [ $? -eq 5 ]; }
-some python -m pytest $profile --numprocesses auto --maxprocesses 4 --dist loadfile -m "not deadline" "$@"
+some python -m pytest $profile --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+  -m "not deadline" "$@"
 some python -m pytest $profile -m deadline "$@"
 if [ -n "${VLLM_PYTHON:-}" ]; then
   some "$VLLM_PYTHON" -m pytest $profile tests/test_vllm*.py "$@"

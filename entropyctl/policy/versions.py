@@ -145,9 +145,11 @@ def file_facts(path: Path) -> list[int] | None:
 
 def _digest_of(files: list[Path]) -> str:
     total = xxhash.xxh3_128()
+    # One block that stays in the cache: a new one for each read would cost more than reading and hashing together.
+    block = memoryview(bytearray(1 << 20))
     for path in files:
         total.update(path.name.encode())
-        with open(path, "rb") as file:
-            while block := file.read(1 << 24):
-                total.update(block)
+        with open(path, "rb", buffering=0) as file:
+            while count := file.readinto(block):
+                total.update(block[:count])
     return total.hexdigest()

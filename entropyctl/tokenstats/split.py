@@ -16,6 +16,11 @@ from entropyctl.tokenstats.head import Head, tile_logits
 from entropyctl.tokenstats.layout import laid_out
 
 
+# Tokens of a text that a model is proved on, and how many of them are its prompt. Each pass takes little longer than
+# reading the weights does, and every kind of attention is in it: to oneself, to what is before, to a prompt elsewhere.
+TEXT, PROMPT = 4, 1
+
+
 def _here(forward: Callable[[], Any]) -> Any:
     return forward()
 
@@ -110,8 +115,8 @@ def _proved(model: Any, head: Head) -> SplitModel:
 def _probe(split: SplitModel) -> Tensor:
     """Three short texts, two of which begin alike."""
     size = split.model.get_input_embeddings().weight.shape[0]
-    rows = (torch.arange(18, device=split.device) * 7919 % size).reshape(3, 6)
-    rows[1, :3] = rows[0, :3]
+    rows = (torch.arange(3 * TEXT, device=split.device) * 7919 % size).reshape(3, TEXT)
+    rows[1, :PROMPT] = rows[0, :PROMPT]
     return rows
 
 
@@ -143,16 +148,16 @@ def _packs(split: SplitModel, rows: Tensor, hidden_BTD: Tensor) -> bool:
     Every layer must have asked our attention, and one that looks back through a window must have said so, since no
     short text would show it.
     """
-    texts = [(row[:3], row[3:]) for row in rows.tolist()]
+    texts = [(row[:PROMPT], row[PROMPT:]) for row in rows.tolist()]
     inputs, at, _ = laid_out(texts, split.device, packs=True, places=None)
     try:
         found_ND = split.body(use_cache=False, **inputs).last_hidden_state.flatten(0, 1)[at]
     except (AttributeError, TypeError, ValueError, RuntimeError):
         return False  # it takes no positions, or attention of another kind
     packing: Packing = inputs["packing"]
-    # In 16 bits SmolLM2 is 0.008 away from itself, and 0.22 where texts see one another.
+    # In 16 bits SmolLM2 is 0.003 away from itself, and 0.13 where one text sees another.
     tolerance = min(_tolerance(split.model), 0.05)
-    alike = _difference(found_ND, hidden_BTD[:, 2:5].flatten(0, 1)) < tolerance
+    alike = _difference(found_ND, hidden_BTD[:, PROMPT - 1 : -1].flatten(0, 1)) < tolerance
     return alike and _windows_are_told(packing.windows, split.model.config.get_text_config())
 
 
@@ -179,6 +184,6 @@ def _longest_alike(model: Any) -> int | None:
 def _sees_ahead(split: SplitModel) -> bool:
     """Whether the first positions' hidden states depend on the last token."""
     rows = _probe(split)[:2]
-    rows[1, :5] = rows[0, :5]
-    hidden_BTD = split.body(input_ids=rows, use_cache=False).last_hidden_state[:, :5]
+    rows[1, :-1] = rows[0, :-1]
+    hidden_BTD = split.body(input_ids=rows, use_cache=False).last_hidden_state[:, :-1]
     return _difference(hidden_BTD[0], hidden_BTD[1]) > _tolerance(split.model)

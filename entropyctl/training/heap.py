@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ _NEVER = 2**31 - 1
 _STATM = Path("/proc/self/statm")
 
 # Bytes that may be held beyond the most that was ever needed.
-SPARE = 96 * 2**20
+SPARE = 32 * 2**20
 
 
 class _Mallinfo(ctypes.Structure):
@@ -112,18 +112,22 @@ def _held() -> int:
 
 
 def bound_holes(layers: Iterable[Module]) -> None:
-    """Look after the heap at every layer, on the way forward and, where there is one, on the way back.
+    """Look after the heap on the way forward and, where there is one, on the way back.
+
+    After each matrix and norm, not after each layer: what a layer adds is more than the bound.
 
     Args:
         layers: of a model on a CPU.
     """
     bound, layers = Bound(), list(layers)
 
-    def passed(layer: Module, given: Any, out: Any) -> None:
-        bound(at_most=layer is layers[-1])
+    def passed(module: Module, given: Any, out: Any, *, at_most: bool) -> None:
+        bound(at_most=at_most)
         first: Any = out[0] if isinstance(out, tuple) else out
         if getattr(first, "requires_grad", False):
             first.register_hook(lambda gradient: bound())
 
     for layer in layers:
-        layer.register_forward_hook(passed)
+        for module in layer.modules():
+            if module is layer or next(module.parameters(recurse=False), None) is not None:
+                module.register_forward_hook(partial(passed, at_most=layer is layers[-1]))

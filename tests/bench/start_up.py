@@ -2,9 +2,9 @@
 
     python tests/bench/start_up.py [--rounds 5] [--policy DIR]
 
-Paired: in each round a bare program that imports both and loads the checkpoint, each weight read once, and `entropyctl
-score` of one response of four tokens with it; the figure is the median difference. Without --policy the checkpoint is a
-random one of two layers.
+Paired: in each round a bare program that imports both and loads the checkpoint, each weight read once; `entropyctl
+score` with it of a file that has no rows; and of one response of four tokens, whose pass over the weights is in that.
+The figures are median differences. Without --policy the checkpoint is a random one of two layers.
 """
 
 from __future__ import annotations
@@ -51,22 +51,22 @@ def main() -> None:
         "prompt_tokens": pa.array([[5, 6]], tokens),
         "tokens": pa.array([[7, 8, 9, 10]], tokens),
     }
-    with write(str(place / "rollouts.parquet"), "rollouts", new_record("rollout", {})) as sink:
-        sink.put(0, pa.table(row))
+    for name, count in (("none", 0), ("one", 1)):
+        with write(str(place / f"{name}.parquet"), "rollouts", new_record("rollout", {})) as sink:
+            sink.put(0, pa.table(row)[:count])
     code = "import sys, torch; from transformers import AutoModelForCausalLM as A"
     load = f"{code}; m = A.from_pretrained(sys.argv[1], dtype=torch.float32); [p.sum() for p in m.parameters()]"
-    words = ["score", str(place / "rollouts.parquet"), "--policy", str(policy), "-o", str(place / "scored.parquet")]
-    bare, ours = [], []
-    for number in range(options.rounds + 1):
-        pair = (
-            cpu_seconds([sys.executable, "-c", load, str(policy)]),
-            cpu_seconds([sys.executable, "-m", "entropyctl", *words]),
-        )
-        if number:  # the first only warms up
-            bare.append(pair[0])
-            ours.append(pair[1])
-    beyond = statistics.median(b - a for a, b in zip(bare, ours, strict=True))
-    print(f"bare {statistics.median(bare):.2f} s, score {statistics.median(ours):.2f} s: {beyond:+.2f} s")
+    python = [sys.executable, "-m", "entropyctl", "score", "--policy", str(policy), "-o", str(place / "scored.parquet")]
+    ways = {
+        "bare": [sys.executable, "-c", load, str(policy)],
+        "no response": [*python, str(place / "none.parquet")],
+        "one response": [*python, str(place / "one.parquet")],
+    }
+    rounds = [{name: cpu_seconds(way) for name, way in ways.items()} for _ in range(options.rounds + 1)]
+    del rounds[0]  # it only warms up
+    print(f"bare {statistics.median(one['bare'] for one in rounds):.2f} s")
+    for name in ("no response", "one response"):
+        print(f"{name} {statistics.median(one[name] - one['bare'] for one in rounds):+.2f} s")
 
 
 if __name__ == "__main__":

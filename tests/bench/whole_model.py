@@ -3,32 +3,43 @@
     python tests/bench/whole_model.py [--rounds 2] [--trl DIRECTORY] [--only score update]
 
 The model has the shape of SmolLM2-135M with random weights; the texts are 32 (16 for the step), of 16 to 512 tokens, on
-one thread, by its CPU time: every figure is the median over rounds of its ratio within a round. TRL is its own
-GRPOTrainer, installed or unpacked in DIRECTORY (with accelerate and datasets beside it); without it the others are run.
+one thread, by its CPU time. Each way has a process of its own, since `update` sets how the C library keeps memory, and
+is run twice, of which the second time counts; every figure is the median over rounds of its ratio within a round. TRL
+is its own GRPOTrainer, installed or unpacked in DIRECTORY (with accelerate and datasets beside it); without it the
+others are run.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from entropyctl.objectives import ppo
 from entropyctl.tokenstats import Sharing, score_sequences, split_model
 from entropyctl.training import Batch, Recipe, train_step
 from entropyctl.training.optimizer import Optimization, Optimizer
+from entropyctl.training.processes import ALONE
+from entropyctl.training.sharded import Place, spread
 
 PROMPT = 8
 Text = tuple[list[int], list[int]]
+Run = Callable[[], list[torch.Tensor]]
 
 
 def model_of_shape() -> Any:
@@ -101,89 +112,102 @@ def padded(batch: list[Text]) -> dict[str, torch.Tensor]:
     }
 
 
-def score_ways(trl: bool) -> dict[str, Callable[[], Any]]:
-    """Ways to log-probabilities and entropies of the texts."""
+def score_ours(budget: int, *, packs: bool = True) -> Run:
+    """Log p, H and the rest of the texts, as `score` computes them."""
     batch, split = texts(32), split_model(model_of_shape())
-
-    def ours(budget: int, *, packs: bool = True) -> Callable[[], Any]:
-        from dataclasses import replace
-
-        model = split if packs else replace(split, sharing=Sharing(packs=False))
-        return lambda: score_sequences(model, batch, temperature=1.0, token_budget=budget)
-
-    ways = {
-        "one by one": ours(1),
-        "padded rows, 4096 tokens a pass": ours(4096, packs=False),
-        "packed, 4096 tokens a pass": ours(4096),
-    }
-    if trl:
-        trainer = trl_trainer(model_of_shape(), tempfile.mkdtemp())
-        given = padded(batch)
-        ids = torch.cat([given["prompt_ids"], given["completion_ids"]], dim=1)
-        mask = torch.cat([given["prompt_mask"], given["completion_mask"]], dim=1)
-        keep = given["completion_ids"].shape[1]
-
-        def theirs() -> Any:
-            with torch.no_grad():
-                found = trainer._get_per_token_logps_and_entropies(
-                    trainer.model, ids, mask, keep, batch_size=8, compute_entropy=True
-                )
-            kept = given["completion_mask"].bool()
-            return [one[kept] for one in found[:2]]
-
-        ways["TRL, log p and entropy, 8 rows a pass"] = theirs
-    return ways
+    split = split if packs else replace(split, sharing=Sharing(packs=False))
+    return lambda: list(score_sequences(split, batch, temperature=1.0, token_budget=budget))
 
 
-def update_ways(trl: bool) -> dict[str, Callable[[], Any]]:
-    """Ways to a whole training step on the texts; each returns its gradients, clipped, once."""
+def score_trl() -> Run:
+    """Log p and H, as TRL computes them."""
+    trainer = trl_trainer(model_of_shape(), tempfile.mkdtemp())
+    given = padded(texts(32))
+    ids = torch.cat([given["prompt_ids"], given["completion_ids"]], dim=1)
+    mask = torch.cat([given["prompt_mask"], given["completion_mask"]], dim=1)
+    keep, kept = given["completion_ids"].shape[1], given["completion_mask"].bool()
+
+    def run() -> list[torch.Tensor]:
+        with torch.no_grad():
+            found = trainer._get_per_token_logps_and_entropies(
+                trainer.model, ids, mask, keep, batch_size=8, compute_entropy=True
+            )
+        return [one[kept] for one in found[:2]]
+
+    return run
+
+
+def advantages(count: int) -> np.ndarray:
+    """Of each text."""
+    return np.random.default_rng(1).normal(size=count).astype(np.float32)
+
+
+def step_ours(kept: float) -> Run:
+    """A whole training step as `update` makes it; returns its gradients, clipped."""
     batch = texts(16)
     counts = np.array([len(response) for _, response in batch])
-    advantage_B = np.random.default_rng(1).normal(size=len(batch)).astype(np.float32)
-    start = {name: value.clone() for name, value in model_of_shape().state_dict().items()}
+    split = spread(lambda device: split_model(model_of_shape()), Place("cpu"), ALONE)
+    start = {name: value.clone() for name, value in split.model.state_dict().items()}
+    old = score_sequences(split, batch, temperature=1.0, token_budget=4096).logprobs.numpy()
+    optimizer = Optimizer(split.model, Optimization("adamw", 1e-6, 0.0))
+    weights = (np.random.default_rng(2).random(len(old)) < kept).astype(np.float32)
+    inputs = {"old_logprobs": old, "advantages": np.repeat(advantages(len(batch)), counts)}
+    part = Batch(batch, counts, np.ones(len(old), bool), weights, 0 * weights, inputs)
+    recipe = Recipe(ppo, "token-mean", None, "k3", 1, 1, 1.0, 2048, "float32")
 
-    def ours(kept: float) -> Callable[[], Any]:
-        split = split_model(model_of_shape())
-        old = score_sequences(split, batch, temperature=1.0, token_budget=4096).logprobs.numpy()
-        optimizer = Optimizer(split.model, Optimization("adamw", 1e-6, 0.0))
-        weights = (np.random.default_rng(2).random(len(old)) < kept).astype(np.float32)
-        inputs = {"old_logprobs": old, "advantages": np.repeat(advantage_B, counts)}
-        part = Batch(batch, counts, np.ones(len(old), bool), weights, 0 * weights, inputs)
-        recipe = Recipe(ppo, "token-mean", None, "k3", 1, 1, 1.0, 2048, "float32")
+    def run() -> list[torch.Tensor]:
+        split.model.load_state_dict(start)
+        found: list[torch.Tensor] = []
+        hook = optimizer.inner.register_step_pre_hook(lambda *_: found.extend(gradients(split.model)))
+        train_step(split, optimizer, [part], recipe)
+        hook.remove()
+        return found
 
-        def run() -> Any:
-            split.model.load_state_dict(start)
-            found: list[torch.Tensor] = []
-            hook = optimizer.inner.register_step_pre_hook(lambda *_: found.extend(gradients(split.model)))
-            train_step(split, optimizer, [part], recipe)
-            hook.remove()
-            return found
+    return run
 
-        return run
 
-    ways = {"packed, 2048 tokens a pass": ours(1.0), "the same, of 20 % of the tokens": ours(0.2)}
-    if trl:
-        trainer = trl_trainer(model_of_shape(), tempfile.mkdtemp())
-        trainer.current_gradient_accumulation_steps = 1  # the passes of a step are weighed below
-        model = trainer.model.train()
-        adam = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.0)
-        whole = padded(batch) | {"advantages": torch.from_numpy(advantage_B)}  # as TRL pads: all rows before it cuts
+def step_trl() -> Run:
+    """The same as TRL makes it."""
+    batch = texts(16)
+    counts = np.array([len(response) for _, response in batch])
+    trainer = trl_trainer(model_of_shape(), tempfile.mkdtemp())
+    trainer.current_gradient_accumulation_steps = 1  # the passes of a step are weighed below
+    model = trainer.model.train()
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    adam = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.0)
+    # As TRL pads: all rows before it cuts.
+    whole = padded(batch) | {"advantages": torch.from_numpy(advantages(len(batch)))}
 
-        def theirs() -> Any:
-            model.load_state_dict(start)
-            adam.zero_grad(set_to_none=True)
-            for rows in np.array_split(np.arange(len(batch)), 4):
-                given = {name: one[rows] for name, one in whole.items()}
-                given["num_items_in_batch"] = given["completion_mask"].sum()
-                loss = trainer._compute_loss(model, given) * float(counts[rows].sum() / counts.sum())
-                loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            found = gradients(model)
-            adam.step()
-            return found
+    def run() -> list[torch.Tensor]:
+        model.load_state_dict(start)
+        adam.zero_grad(set_to_none=True)
+        for rows in np.array_split(np.arange(len(batch)), 4):
+            given = {name: one[rows] for name, one in whole.items()}
+            given["num_items_in_batch"] = given["completion_mask"].sum()
+            loss = trainer._compute_loss(model, given) * float(counts[rows].sum() / counts.sum())
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        found = gradients(model)
+        adam.step()
+        return found
 
-        ways["TRL, 4 rows a pass"] = theirs
-    return ways
+    return run
+
+
+# What makes each way ready; the first of a kind is what the others are compared with.
+WAYS: dict[str, dict[str, Callable[[], Run]]] = {
+    "score": {
+        "one by one": partial(score_ours, 1),
+        "padded rows, 4096 tokens a pass": partial(score_ours, 4096, packs=False),
+        "packed, 4096 tokens a pass": partial(score_ours, 4096),
+        "TRL, log p and entropy, 8 rows a pass": score_trl,
+    },
+    "update": {
+        "packed, 2048 tokens a pass": partial(step_ours, 1.0),
+        "the same, of 20 % of the tokens": partial(step_ours, 0.2),
+        "TRL, 4 rows a pass": step_trl,
+    },
+}
 
 
 def gradients(model: Any) -> list[torch.Tensor]:
@@ -191,18 +215,33 @@ def gradients(model: Any) -> list[torch.Tensor]:
     return [parameter.grad.clone() for parameter in model.parameters()]
 
 
-def compare(ways: dict[str, Callable[[], Any]], rounds: int, against: str) -> dict[str, float]:
-    """Median over rounds of each way's time over one's; how far results are from that one's is printed."""
-    ratios: dict[str, list[float]] = {name: [] for name in ways}
+def measure(kind: str, name: str, place: Path) -> None:
+    """Run a way twice, and leave the second run's seconds and results in a file."""
+    torch.set_num_threads(1)
+    run = WAYS[kind][name]()
+    run()
+    began = time.thread_time()
+    found = run()
+    seconds = torch.tensor(time.thread_time() - began, dtype=torch.float64)
+    save_file({f"{i:04d}": one for i, one in enumerate(found)} | {"seconds": seconds}, place)
+
+
+def compare(kind: str, names: list[str], rounds: int) -> dict[str, float]:
+    """Median over rounds of each way's time over the first one's; how far results are from that one's is printed."""
+    ratios: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
-        seconds, results = {}, {}
-        for name, way in ways.items():
-            began = time.thread_time()
-            results[name] = way()
-            seconds[name] = time.thread_time() - began
-        for name in ways:
-            ratios[name].append(seconds[name] / seconds[against])
-        away = {name: largest_difference(found, results[against]) for name, found in results.items()}
+        seconds, away, wanted = {}, {}, None
+        for name in names:
+            with tempfile.TemporaryDirectory() as directory:
+                place = Path(directory) / "found.safetensors"
+                command = [sys.executable, __file__, "--measure", kind, name, str(place)]
+                subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+                results = load_file(place)
+            seconds[name] = float(results.pop("seconds"))
+            found = [results[key] for key in sorted(results)]
+            wanted = wanted or found
+            away[name] = largest_difference(found, wanted)
+            ratios[name].append(seconds[name] / seconds[names[0]])
         print("  seconds:", {name: round(one, 1) for name, one in seconds.items()})
         print("  relative difference of the results:", {name: f"{one:.1e}" for name, one in away.items()}, flush=True)
     return {name: statistics.median(values) for name, values in ratios.items()}
@@ -219,27 +258,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--trl", type=Path)
-    parser.add_argument("--only", nargs="+", default=["score", "update"], choices=["score", "update"])
+    parser.add_argument("--only", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--measure", nargs=3, metavar=("KIND", "NAME", "FILE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.measure:
+        kind, name, place = options.measure
+        measure(kind, name, Path(place))
+        return
     if options.trl:
         sys.path.append(str(options.trl))
-    try:
-        import trl
-    except ImportError:
-        trl = None
-    torch.set_num_threads(1)
-    if "score" in options.only:
-        print("score, of one by one:")
-        show(compare(score_ways(trl is not None), options.rounds, "one by one"))
-    if "update" in options.only:
-        print("update, of packed:")
-        show(compare(update_ways(trl is not None), options.rounds, "packed, 2048 tokens a pass"))
-
-
-def show(ratios: dict[str, float]) -> None:
-    """Print them."""
-    for name, ratio in ratios.items():
-        print(f"  {name:40} {ratio:.2f}", flush=True)
+    known = importlib.util.find_spec("trl") is not None
+    for kind in options.only:
+        names = [name for name in WAYS[kind] if known or "TRL" not in name]
+        print(f"{kind}, of {names[0]}:")
+        for name, ratio in compare(kind, names, options.rounds).items():
+            print(f"  {name:40} {ratio:.2f}", flush=True)
 
 
 if __name__ == "__main__":

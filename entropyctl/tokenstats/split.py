@@ -15,7 +15,6 @@ from entropyctl.tokenstats.batches import Sharing
 from entropyctl.tokenstats.head import Head, tile_logits
 from entropyctl.tokenstats.layout import laid_out
 
-
 # Tokens of a text that a model is proved on, and how many of them are its prompt. Each pass takes little longer than
 # reading the weights does, and every kind of attention is in it: to oneself, to what is before, to a prompt elsewhere.
 TEXT, PROMPT = 4, 1

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 
-from entropyctl import __version__, registry
+from entropyctl import __version__, collector, registry
 from entropyctl.errors import one_line
 
 # Groups for the help page. A stage that no group names (another package's, or new) is listed under "Other".
@@ -49,6 +49,8 @@ def help_text() -> str:
 def main(argv: list[str] | None = None) -> None:
     """Run `entropyctl` with `argv` (default: the process's arguments). Always ends by `SystemExit`."""
     args = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        collector.collect_rarely()
     try:
         status = _run(args)
         sys.stdout.flush()

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pyarrow as pa
@@ -402,3 +403,24 @@ def test_printing_to_a_full_disk_ends_with_6(scored: Path, words: list[str], mes
         command = [sys.executable, "-m", "entropyctl", *words]
         ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, cwd=scored.parent, text=True, env=env)
     assert (ran.returncode, ran.stderr) == (6, message)
+
+
+def test_garbage_is_collected_as_ever_once_a_model_is_loaded() -> None:
+    """And what was imported before is never looked through again."""
+    code = """
+        import gc
+        usual = gc.get_threshold()
+        from entropyctl import collector
+        collector.collect_rarely()
+        assert gc.get_threshold() > usual and gc.get_freeze_count() == 0
+        collector.collect_as_usual()
+        frozen = gc.get_freeze_count()
+        assert gc.get_threshold() == usual and frozen > 1000
+        garbage = [[]]
+        garbage.append(garbage)
+        collector.collect_as_usual()
+        assert gc.get_freeze_count() == frozen  # a model that has gone may hang together in circles
+        del garbage
+        assert gc.collect() > 0
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, check=True)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import transformers
 
+from entropyctl.collector import collect_as_usual
 from entropyctl.errors import InputError, UsageError
 from entropyctl.policy.adapter import base_of, is_adapter, merge
 from entropyctl.policy.holding import held
@@ -126,6 +127,7 @@ def check_critic_labels(policy: Policy) -> None:
 
 
 def _load(kind: Any, policy: Policy, dtype: torch.dtype, device: torch.device, wanted: str) -> Any:
+    collect_as_usual()
     try:
         with held(policy):
             model, found = kind.from_pretrained(

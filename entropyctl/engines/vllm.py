@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
+from entropyctl.collector import collect_as_usual
 from entropyctl.engines._probe import check_probe
 from entropyctl.engines._sampling import Done, Engine, Request, Response, Sampling, check_room, ignore
 from entropyctl.engines._stopping import StopStrings
@@ -57,6 +58,7 @@ class _Running:
         from vllm import LLM
 
         check_whole(policy, "vLLM")
+        collect_as_usual()
         directory = str(policy.directory.resolve())
         try:
             with redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):

@@ -40,8 +40,10 @@ class Plain(NamedTuple):
 def plain(text: str) -> Plain | None:
     """A text as numbers; None where it is anything else, or could be read in two ways."""
     text = _SIZES.sub("", text)
-    if _DANGLING.search(text) or _THOUSANDS.search(_THIN.sub("", text)):
-        return None  # of these, 1,000 is a number, and in brackets perhaps two
+    if _DANGLING.search(text):
+        return None
+    if _THOUSANDS.search(_THIN.sub("", text)):
+        return None  # 1,000 is a number, and in brackets perhaps two
     # Spaces elsewhere stay, and make it no number: 2 1/2 is five halves, and 10 000 a product to math-verify.
     text = _BESIDE.sub(r"\1", _SPACES.sub(" ", text)).strip(" ")
     number = _number(text)
